@@ -1,0 +1,154 @@
+"""Multi-head self-attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+# Glorot-uniform for each of the three [D, D] matrices inside the fused [D, 3D] kernel: the plain
+# initialiser would take 3D for the fan-out and draw from too narrow a range.
+_FUSED_GLOROT = keras.initializers.VarianceScaling(2.0, "fan_avg", "uniform")
+
+
+@keras.saving.register_keras_serializable("keras_vit")
+class MultiHeadSelfAttention(keras.layers.Layer):
+    """Every token attends to every token, with query, key and value from one fused product.
+
+    Appendix A of Dosovitskiy et al. (2021): `softmax(q k^T * qk_scale) v` in each head, the heads
+    side by side through an output projection. The softmax is computed in float32 at any dtype.
+
+    Args:
+        num_heads: number of heads, a divisor of the token width D.
+        qkv_bias: whether query, key and value have a bias. Default True.
+        qk_scale: factor on the attention logits. Default None: `(D / num_heads) ** -0.5`.
+        attention_dropout_rate: dropout on the attention weights, in [0, 1). Default 0.
+        dropout_rate: dropout after the output projection, in [0, 1). Default 0.
+        **kwargs: `name`, `dtype` and the like, for `keras.layers.Layer`.
+
+    Raises:
+        ValueError: when built on a width that `num_heads` does not divide.
+
+    Example:
+        >>> MultiHeadSelfAttention(num_heads=2)(keras.ops.zeros([1, 10, 8])).shape
+        TensorShape([1, 10, 8])
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        attention_dropout_rate: float = 0.0,
+        dropout_rate: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.qkv_bias = qkv_bias
+        self.qk_scale = qk_scale
+        self.attention_dropout_rate = attention_dropout_rate
+        self.dropout_rate = dropout_rate
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Create the two projections for tokens [B, N, D]."""
+        width = input_shape[-1]
+        self.head_dim = check_num_heads(width, self.num_heads)
+        self.scale = self.head_dim**-0.5 if self.qk_scale is None else self.qk_scale
+        self.qkv = keras.layers.Dense(
+            3 * width,
+            use_bias=self.qkv_bias,
+            kernel_initializer=_FUSED_GLOROT,
+            dtype=self.dtype_policy,
+            name="qkv",
+        )
+        self.projection = keras.layers.Dense(
+            width,
+            kernel_initializer="glorot_uniform",
+            dtype=self.dtype_policy,
+            name="projection",
+        )
+        self.attention_dropout = keras.layers.Dropout(
+            self.attention_dropout_rate, dtype=self.dtype_policy, name="attention_dropout"
+        )
+        self.projection_dropout = keras.layers.Dropout(
+            self.dropout_rate, dtype=self.dtype_policy, name="projection_dropout"
+        )
+        self.qkv.build(input_shape)
+        self.projection.build(input_shape)
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        """Tokens [B, N, D] -> [B, N, D]."""
+        q, k, v = self._query_key_value(x)
+        weights = self.attention_dropout(self._weights(q, k), training=training)  # [B, H, N, N]
+        x = keras.ops.matmul(weights, v)  # [B, H, N, D/H]
+        x = keras.ops.transpose(x, (0, 2, 1, 3))  # [B, N, H, D/H]
+        x = keras.ops.reshape(x, (-1, x.shape[1], self.num_heads * self.head_dim))  # [B, N, D]
+        return self.projection_dropout(self.projection(x), training=training)
+
+    def attention_weights(self, x: Any) -> Any:
+        """How much each token attends to each.
+
+        Args:
+            x: tokens [B, N, D], as `call` takes them (after the norm).
+
+        Returns:
+            float [B, H, N, N]; each row sums to 1.
+        """
+        q, k, _ = self._query_key_value(x)
+        return self._weights(q, k)
+
+    def _query_key_value(self, x: Any) -> tuple[Any, Any, Any]:
+        """Tokens [B, N, D] to three tensors [B, H, N, D/H]."""
+        qkv = self.qkv(x)  # [B, N, 3D]
+        qkv = keras.ops.reshape(qkv, (-1, x.shape[1], 3, self.num_heads, self.head_dim))
+        q, k, v = keras.ops.unstack(keras.ops.transpose(qkv, (2, 0, 3, 1, 4)), num=3, axis=0)
+        return q, k, v
+
+    def _weights(self, q: Any, k: Any) -> Any:
+        """Attention weights [B, H, N, N] from queries and keys [B, H, N, D/H]."""
+        # Scaling the queries first keeps float16 products inside its range.
+        logits = keras.ops.matmul(q * self.scale, keras.ops.transpose(k, (0, 1, 3, 2)))
+        weights = keras.ops.softmax(keras.ops.cast(logits, "float32"), axis=-1)
+        return keras.ops.cast(weights, q.dtype)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The shape does not change."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "qkv_bias": self.qkv_bias,
+            "qk_scale": self.qk_scale,
+            "attention_dropout_rate": self.attention_dropout_rate,
+            "dropout_rate": self.dropout_rate,
+        }
+
+
+def check_num_heads(hidden_dim: int, num_heads: int) -> int:
+    """The width of one head.
+
+    Args:
+        hidden_dim: width of a token, D.
+        num_heads: number of heads, H.
+
+    Returns:
+        D / H.
+
+    Raises:
+        ValueError: if H does not divide D; the message lists the numbers that do.
+
+    Example:
+        >>> check_num_heads(192, 3)
+        64
+    """
+    if num_heads < 1 or hidden_dim % num_heads:
+        divisors = [h for h in range(1, hidden_dim + 1) if hidden_dim % h == 0 and h <= 64]
+        raise ValueError(
+            f"num_heads={num_heads} does not divide hidden_dim={hidden_dim}. Choose one of "
+            f"{divisors}, or another hidden_dim."
+        )
+    return hidden_dim // num_heads

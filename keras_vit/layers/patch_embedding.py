@@ -1,0 +1,125 @@
+"""Images to patch tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_vit.preprocessing import size_pair
+
+
+@keras.saving.register_keras_serializable("keras_vit")
+class PatchEmbedding(keras.layers.Layer):
+    """Cut an image into patches and project each to one token, as a strided convolution.
+
+    Section 3.1 of "An Image is Worth 16x16 Words" (Dosovitskiy et al., 2021), equation 1.
+
+    Args:
+        hidden_dim: width of a token, D.
+        patch_size: side of a patch, an int or (height, width).
+        use_bias: whether the projection has a bias. Default True.
+        use_norm: whether a layer normalisation follows the projection. Default False.
+        norm_epsilon: epsilon of that normalisation. Default 1e-6.
+        **kwargs: `name`, `dtype` and the like, for `keras.layers.Layer`.
+
+    Raises:
+        ValueError: when built on an image that is not a whole number of patches.
+
+    Example:
+        >>> PatchEmbedding(hidden_dim=8, patch_size=(4, 2))(keras.ops.zeros([1, 16, 16, 3])).shape
+        TensorShape([1, 32, 8])
+    """
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        patch_size: int | tuple[int, int],
+        use_bias: bool = True,
+        use_norm: bool = False,
+        norm_epsilon: float = 1e-6,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.hidden_dim = hidden_dim
+        self.patch_size = size_pair(patch_size, "patch_size")
+        self.use_bias = use_bias
+        self.use_norm = use_norm
+        self.norm_epsilon = norm_epsilon
+        self.projection = keras.layers.Conv2D(
+            hidden_dim,
+            self.patch_size,
+            strides=self.patch_size,
+            padding="valid",
+            data_format="channels_last",
+            use_bias=use_bias,
+            kernel_initializer="lecun_normal",
+            dtype=self.dtype_policy,
+            name="projection",
+        )
+        self.norm = None
+        if use_norm:
+            self.norm = keras.layers.LayerNormalization(
+                epsilon=norm_epsilon, dtype=self.dtype_policy, name="norm"
+            )
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Create the projection for images [B, H, W, C]."""
+        self.image_size = tuple(input_shape[1:3])
+        grid_size(self.image_size, self.patch_size)
+        self.projection.build(input_shape)
+        if self.norm is not None:
+            self.norm.build((None, None, self.hidden_dim))
+
+    def call(self, images: Any) -> Any:
+        """Project images [B, H, W, C] to tokens [B, N, D]."""
+        x = self.projection(images)  # [B, H/P, W/P, D]
+        shape = self.compute_output_shape(images.shape)
+        x = keras.ops.reshape(x, (-1, *shape[1:]))  # [B, N, D]
+        return x if self.norm is None else self.norm(x)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """[B, H, W, C] -> [B, N, D]."""
+        rows, columns = grid_size(self.image_size, self.patch_size)
+        return (input_shape[0], rows * columns, self.hidden_dim)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "hidden_dim": self.hidden_dim,
+            "patch_size": self.patch_size,
+            "use_bias": self.use_bias,
+            "use_norm": self.use_norm,
+            "norm_epsilon": self.norm_epsilon,
+        }
+
+
+def grid_size(image_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[int, int]:
+    """How many patches an image has down and across.
+
+    Args:
+        image_size: (height, width) in pixels.
+        patch_size: (height, width) in pixels.
+
+    Returns:
+        (rows, columns).
+
+    Raises:
+        ValueError: if the image is not a whole number of patches.
+
+    Example:
+        >>> grid_size((224, 160), (16, 16))
+        (14, 10)
+    """
+    if any(side % patch for side, patch in zip(image_size, patch_size, strict=True)):
+        fits = tuple(
+            max(patch, round(side / patch) * patch)
+            for side, patch in zip(image_size, patch_size, strict=True)
+        )
+        raise ValueError(
+            f"An image of {image_size[0]} x {image_size[1]} pixels (height x width) is not a whole "
+            f"number of patches of {patch_size[0]} x {patch_size[1]}. The nearest image_size that "
+            f"fits is {fits}; otherwise change patch_size."
+        )
+    return image_size[0] // patch_size[0], image_size[1] // patch_size[1]

@@ -1,0 +1,62 @@
+"""What the tests of all rooms share."""
+
+import io
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def tiny_model():
+    """A function that builds a small model whose every parameter is non-trivial."""
+    import keras
+
+    import keras_vit
+
+    def build(**overrides):
+        keras.utils.set_random_seed(overrides.pop("seed", 0))
+        arguments = {
+            "image_size": 16,
+            "patch_size": 4,
+            "hidden_dim": 16,
+            "depth": 2,
+            "num_heads": 2,
+            "num_classes": 5,
+        }
+        model = keras_vit.VisionTransformer(**(arguments | overrides))
+        rng = np.random.default_rng(1)
+        for variable in model.trainable_variables:
+            variable.assign(variable + rng.normal(0, 0.1, variable.shape))
+        return model
+
+    return build
+
+
+@pytest.fixture
+def encode():
+    """A function that encodes an array, or a PIL image, in a format: uint8 [h, w, 3] -> bytes."""
+    from PIL import Image
+
+    def to_bytes(image, image_format="PNG", **options):
+        if isinstance(image, np.ndarray):
+            image = Image.fromarray(image)
+        buffer = io.BytesIO()
+        image.save(buffer, image_format, **options)
+        return buffer.getvalue()
+
+    return to_bytes
+
+
+@pytest.fixture
+def photo():
+    """A function that paints a smooth random picture: height, width, seed -> uint8 [h, w, 3]."""
+    from PIL import Image
+
+    def paint(height=60, width=80, seed=0):
+        coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+    return paint
