@@ -7,6 +7,7 @@
 
 from keras_vit._version import __version__
 from keras_vit.preprocessing import Preprocessing
+from keras_vit.saving import load_model
 from keras_vit.variants import count_parameters, create_model, list_models
 from keras_vit.vision_transformer import VisionTransformer
 
@@ -17,4 +18,5 @@ __all__ = [
     "count_parameters",
     "create_model",
     "list_models",
+    "load_model",
 ]

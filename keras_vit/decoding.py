@@ -28,7 +28,7 @@ def decode_image(image_bytes: tf.Tensor, max_pixels: int) -> tf.Tensor:
     tf.ensure_shape(image_bytes, ())
 
     def starts_with(magic: bytes) -> tf.Tensor:
-        return tf.strings.substr(image_bytes, 0, len(magic)) == magic
+        return tf.equal(tf.strings.substr(image_bytes, 0, len(magic)), magic)
 
     def within_limit(height: tf.Tensor, width: tf.Tensor) -> list[tf.Operation]:
         size = tf.abs(tf.cast(height, tf.int64)) * tf.abs(tf.cast(width, tf.int64))

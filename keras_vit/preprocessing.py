@@ -122,6 +122,11 @@ class Preprocessing:
         span = high - low
         return cls(mean=(-low / span,) * 3, std=(1 / span,) * 3, **fields)
 
+    @property
+    def output_shape(self) -> tuple[int, int, int]:
+        """Shape of one image as the model takes it: (height, width, 3)."""
+        return (*size_pair(self.image_size, "image_size"), 3)
+
     def replace(self, **fields: Any) -> Preprocessing:
         """A copy with some fields changed, e.g. `spec.replace(image_size=384)`."""
         return dataclasses.replace(self, **fields)
@@ -141,12 +146,10 @@ class Preprocessing:
             raise ValueError(
                 f"Preprocessing does not know the fields {unknown}; it knows {sorted(known)}."
             )
-        return cls(
-            **{
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in config.items()
-            }
-        )
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
+        }
+        return cls(**fields)
 
     def __call__(self, image_bytes: tf.Tensor) -> tf.Tensor:
         """Encoded bytes to the model's input.
@@ -184,7 +187,7 @@ class Preprocessing:
         pixels = tf.convert_to_tensor(pixels)
         if pixels.shape.rank == 3:
             return self.from_pixels(pixels[None])[0]
-        height, width = self.image_size
+        height, width, _ = self.output_shape
         shape = tf.shape(pixels)
         resized_size, offset = self._resize_plan(shape[1], shape[2])
         resized = tf.raw_ops.ScaleAndTranslate(
@@ -206,7 +209,7 @@ class Preprocessing:
 
     def _resize_plan(self, height: tf.Tensor, width: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Size of the resized image and the top-left corner of the crop, int32 [2] each."""
-        target = self.image_size
+        target = self.output_shape[:2]
         if self.resize_mode == "squash":
             return tf.constant(target), tf.zeros([2], tf.int32)
         cover = tf.constant([math.floor(side / self.crop_fraction) for side in target])

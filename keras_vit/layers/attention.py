@@ -50,7 +50,7 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         self.attention_dropout_rate = attention_dropout_rate
         self.dropout_rate = dropout_rate
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[Any, ...]) -> None:
         """Create the two projections for tokens [B, N, D]."""
         width = input_shape[-1]
         self.head_dim = check_num_heads(width, self.num_heads)
@@ -112,7 +112,7 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         weights = keras.ops.softmax(keras.ops.cast(logits, "float32"), axis=-1)
         return keras.ops.cast(weights, q.dtype)
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """The shape does not change."""
         return input_shape
 

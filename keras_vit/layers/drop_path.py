@@ -45,7 +45,7 @@ class DropPath(keras.layers.Layer):
         scale = keras.ops.cast(uniform >= self.rate, x.dtype) / (1 - self.rate)
         return x * scale
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """The shape does not change."""
         return input_shape
 

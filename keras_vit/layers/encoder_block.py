@@ -86,7 +86,7 @@ class EncoderBlock(keras.layers.Layer):
         self.drop_path1 = DropPath(drop_path_rate, dtype=policy, name="drop_path1")
         self.drop_path2 = DropPath(drop_path_rate, dtype=policy, name="drop_path2")
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[Any, ...]) -> None:
         """Create the layers for tokens [B, N, D]."""
         for layer in (self.norm1, self.attention, self.norm2, self.mlp):
             layer.build(input_shape)
@@ -96,7 +96,7 @@ class EncoderBlock(keras.layers.Layer):
         x = x + self.drop_path1(self.attention(self.norm1(x), training=training), training=training)
         return x + self.drop_path2(self.mlp(self.norm2(x), training=training), training=training)
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """The shape does not change."""
         return input_shape
 

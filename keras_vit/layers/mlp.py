@@ -46,7 +46,7 @@ class MLP(keras.layers.Layer):
         self.activation = activation
         self.dropout_rate = dropout_rate
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[Any, ...]) -> None:
         """Create the two dense layers for tokens [B, N, D]."""
         *leading, width = input_shape
         self.fc1 = self._dense(self.mlp_dim, "fc1")
@@ -75,7 +75,7 @@ class MLP(keras.layers.Layer):
         x = self.dropout1(x, training=training)
         return self.dropout2(self.fc2(x), training=training)
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """The shape does not change."""
         return input_shape
 

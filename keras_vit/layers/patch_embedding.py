@@ -63,7 +63,7 @@ class PatchEmbedding(keras.layers.Layer):
                 epsilon=norm_epsilon, dtype=self.dtype_policy, name="norm"
             )
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[Any, ...]) -> None:
         """Create the projection for images [B, H, W, C]."""
         self.image_size = tuple(input_shape[1:3])
         grid_size(self.image_size, self.patch_size)
@@ -78,7 +78,7 @@ class PatchEmbedding(keras.layers.Layer):
         x = keras.ops.reshape(x, (-1, *shape[1:]))  # [B, N, D]
         return x if self.norm is None else self.norm(x)
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """[B, H, W, C] -> [B, N, D]."""
         rows, columns = grid_size(self.image_size, self.patch_size)
         return (input_shape[0], rows * columns, self.hidden_dim)

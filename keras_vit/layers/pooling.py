@@ -43,7 +43,7 @@ class TokenPooling(keras.layers.Layer):
             return x[:, 0]
         return keras.ops.mean(x[:, self.num_prefix_tokens :], axis=1)
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """[B, N, D] -> [B, D]."""
         return (input_shape[0], input_shape[2])
 

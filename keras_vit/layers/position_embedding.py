@@ -40,11 +40,11 @@ class PositionEmbedding(keras.layers.Layer):
         super().__init__(**kwargs)
         if kind not in KINDS:
             raise ValueError(f"position embedding must be one of {KINDS}, not {kind!r}.")
-        self.grid = tuple(grid)
+        self.grid = (int(grid[0]), int(grid[1]))
         self.kind = kind
         self.num_prefix_tokens = num_prefix_tokens
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[Any, ...]) -> None:
         """Create the table [1, prefix + N, D]."""
         length, width = input_shape[1:]
         expected = self.num_prefix_tokens + self.grid[0] * self.grid[1]
@@ -68,7 +68,7 @@ class PositionEmbedding(keras.layers.Layer):
         """Tokens [B, N, D] -> [B, N, D]."""
         return x + keras.ops.cast(self.table, x.dtype)
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """The shape does not change."""
         return input_shape
 

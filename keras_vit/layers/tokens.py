@@ -22,7 +22,7 @@ class ClassToken(keras.layers.Layer):
         TensorShape([2, 10, 8])
     """
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[Any, ...]) -> None:
         """Create the token [1, 1, D]."""
         self.token = self.add_weight(
             name="class_token", shape=(1, 1, input_shape[-1]), initializer="zeros"
@@ -34,7 +34,7 @@ class ClassToken(keras.layers.Layer):
         tokens = keras.ops.broadcast_to(token, (keras.ops.shape(x)[0], 1, x.shape[-1]))
         return keras.ops.concatenate([tokens, x], axis=1)
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """[B, N, D] -> [B, 1 + N, D]."""
         batch, length, width = input_shape
         return (batch, length + 1, width)

@@ -1,0 +1,198 @@
+"""A model to a SavedModel that TF Serving takes as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from keras_vit import VisionTransformer
+from serving.export_check import check_export
+from serving.signatures import ServedModel
+
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """What was published.
+
+    Args:
+        path: the version's directory, `BASE/N`.
+        version: N.
+        signatures: the names of its signatures.
+        megabytes: size on disk, in units of a million bytes.
+        load_seconds: how long it took to load.
+        largest_difference: between the served probabilities and the Keras model's.
+    """
+
+    path: Path
+    version: int
+    signatures: tuple[str, ...]
+    megabytes: float
+    load_seconds: float
+    largest_difference: float
+
+
+def export_model(
+    model: VisionTransformer,
+    base: str | Path,
+    *,
+    version: int | None = None,
+    dtype: str = "float32",
+    top_k: int = 10,
+) -> Export:
+    """Write `BASE/N/`, check it the way TF Serving loads it, and publish it in one rename.
+
+    Decoding and preprocessing are inside the graph. Nothing is visible under `BASE` until the
+    export has been reloaded and has answered as the Keras model does.
+
+    Args:
+        model: the model, with its preprocessing and labels.
+        base: the directory of the served model; made if it does not exist.
+        version: the number N, positive. Default None: one more than the highest there.
+        dtype: "float32" or "bfloat16" for weights and computation; outputs are float32.
+        top_k: how many classes an answer holds, at most. Default 10.
+
+    Returns:
+        An `Export`.
+
+    Raises:
+        ValueError: if an argument is out of range, `base` is a file, or the version exists.
+        RuntimeError: if the export does not answer as the model does; nothing is left behind.
+
+    Example:
+        >>> import tempfile
+        >>> model = VisionTransformer(32, 8, hidden_dim=16, depth=1, num_heads=2, num_classes=3)
+        >>> export_model(model, tempfile.mkdtemp()).version
+        1
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {DTYPES}, not {dtype!r}.")
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, not {top_k}.")
+    base = Path(base).absolute()
+    target = _target(base, version)
+    copy = serving_copy(model, dtype)
+    served = ServedModel(copy, top_k)
+    signatures = served.signatures()
+    with _hidden_directory(target) as directory:
+        # Gradients of custom functions are of no use to a server, and not every one can be saved.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(
+            served.trackable, str(directory), signatures=signatures, options=options
+        )
+        check = check_export(directory, model, dtype)
+        megabytes = sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()) / 1e6
+        _publish(directory, target)
+    return Export(
+        target,
+        int(target.name),
+        tuple(sorted(signatures)),
+        round(megabytes, 3),
+        round(check.load_seconds, 3),
+        check.largest_difference,
+    )
+
+
+def serving_copy(model: VisionTransformer, dtype: str) -> VisionTransformer:
+    """The model rebuilt at a dtype, without strategy, optimizer or LoRA residue.
+
+    Args:
+        model: any `VisionTransformer`; one with LoRA gives its merged kernels.
+        dtype: "float32" or "bfloat16".
+
+    Returns:
+        A new `VisionTransformer` with the same weights.
+
+    Example:
+        >>> model = VisionTransformer(32, 8, hidden_dim=16, depth=1, num_heads=2, num_classes=3)
+        >>> serving_copy(model, "bfloat16").dtype_policy.name
+        'bfloat16'
+    """
+    copy = VisionTransformer.from_config({**model.get_config(), "dtype": dtype})
+    values = {variable.path: variable for variable in model.weights}
+    for layer in model._flatten_layers():
+        if getattr(layer, "lora_enabled", False):
+            values[f"{layer.path}/kernel"] = layer.kernel
+    for variable in copy.weights:
+        variable.assign(np.asarray(values[variable.path]))
+    return copy
+
+
+def list_versions(base: str | Path) -> list[int]:
+    """The version numbers under a base directory, as TF Serving reads them.
+
+    Args:
+        base: the directory of a served model.
+
+    Returns:
+        The numbers, ascending; empty if the directory does not exist.
+
+    Example:
+        >>> list_versions("no/such/directory")
+        []
+    """
+    base = Path(base)
+    if not base.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in base.iterdir() if re.fullmatch(r"\d+", entry.name))
+
+
+def _target(base: Path, version: int | None) -> Path:
+    """The directory to publish, checked before any work is done."""
+    if base.exists() and not base.is_dir():
+        raise ValueError(
+            f"The export base {base} is a file: give a directory; versions go into BASE/1, BASE/2."
+        )
+    versions = list_versions(base)
+    if version is None:
+        version = versions[-1] + 1 if versions else 1
+    if version < 1:
+        raise ValueError(f"version must be a positive number, not {version}.")
+    if version in versions:
+        raise ValueError(
+            f"Version {version} exists already in {base}, and a server may be using it: leave out "
+            f"--version to take {versions[-1] + 1}, or name another number."
+        )
+    return base / str(version)
+
+
+@contextlib.contextmanager
+def _hidden_directory(target: Path) -> Iterator[Path]:
+    """A directory beside the target that no server looks at; gone afterwards."""
+    directory = target.parent / f".export-{target.name}-{os.getpid()}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _publish(directory: Path, target: Path) -> None:
+    """Make the files durable, then visible, all at once."""
+    for path in [*directory.rglob("*"), directory]:
+        _fsync(path)
+    try:
+        directory.rename(target)
+    except OSError as error:
+        raise ValueError(
+            f"{target} could not be published ({error.strerror}): another export may have taken "
+            f"this version; run the export again."
+        ) from error
+    _fsync(target.parent)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,239 @@
+"""The export: what it holds, how it answers, and that a bad one never appears."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import serving.export
+from serving.export import export_model, list_versions, serving_copy
+from serving.export_check import check_export, check_images
+
+LABELS = ["ape", "bee", "cat", "dog", "elk"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    import keras_vit
+
+    keras.utils.set_random_seed(0)
+    model = keras_vit.VisionTransformer(
+        16, 4, hidden_dim=16, depth=2, num_heads=2, num_classes=5, labels=LABELS
+    )
+    rng = np.random.default_rng(1)
+    for variable in model.trainable_variables:
+        variable.assign(variable + rng.normal(0, 0.3, variable.shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def base(model, tmp_path_factory):
+    base = tmp_path_factory.mktemp("served") / "animals"
+    export_model(model, base)
+    return base
+
+
+@pytest.fixture(scope="module")
+def ask(base):
+    """Call a signature through the TF1 Session loader, the path of TF Serving."""
+    graph = tf.Graph()
+    with graph.as_default():
+        session = tf.compat.v1.Session()
+        meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], str(base / "1"))
+
+    def call(signature, value):
+        info = meta_graph.signature_def[signature]
+        (feed,) = info.inputs.values()
+        fetches = {name: output.name for name, output in info.outputs.items()}
+        return session.run(fetches, {feed.name: value})
+
+    call.signatures = meta_graph.signature_def
+    yield call
+    session.close()
+
+
+def encoded(values):
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
+
+
+def probabilities(model, images):
+    pixels = tf.stack([model.preprocessing(data) for data in images])
+    return np.asarray(keras.ops.softmax(model(pixels)))
+
+
+def test_contract(ask):
+    outputs = {
+        "serving_default": {"classes", "scores", "valid"},
+        "probabilities": {"probabilities", "valid"},
+        "embed": {"embedding", "valid"},
+        "images": {"classes", "scores"},
+        "classify": {"classes", "scores"},
+    }
+    inputs = {"images": "images", "classify": "inputs"}
+    names = {name for name in ask.signatures if not name.startswith("__")}
+    assert names == set(outputs)
+    for name in names:
+        assert set(ask.signatures[name].outputs) == outputs[name]
+        assert set(ask.signatures[name].inputs) == {inputs.get(name, "image_bytes")}
+        for output in ask.signatures[name].outputs.values():
+            assert output.tensor_shape.dim[0].size == -1
+
+
+def test_answers_are_the_keras_models(ask, model, photo, encode):
+    images = [encode(photo(40, 50, seed), form) for seed, form in enumerate(["PNG", "JPEG", "BMP"])]
+    expected = probabilities(model, images)
+    answer = ask("probabilities", encoded(images))
+    assert answer["valid"].all()
+    np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-6)
+    answer = ask("serving_default", encoded(images))
+    order = np.argsort(-expected, axis=-1)
+    np.testing.assert_array_equal(answer["classes"].astype(str), np.array(LABELS)[order])
+    np.testing.assert_allclose(answer["scores"], -np.sort(-expected, axis=-1), atol=1e-6)
+    embedding = model.representation_model()(
+        tf.stack([model.preprocessing(data) for data in images])
+    )
+    np.testing.assert_allclose(
+        ask("embed", encoded(images))["embedding"], embedding, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_raw_pixels_and_examples_give_the_same_answer(ask, photo, encode):
+    pixels = np.stack([photo(40, 50, seed) for seed in range(3)])
+    images = [encode(image) for image in pixels]
+    from_bytes = ask("serving_default", encoded(images))
+    from_pixels = ask("images", pixels)
+    examples = []
+    for data in images:
+        value = tf.train.Feature(bytes_list=tf.train.BytesList(value=[data]))
+        features = tf.train.Features(feature={"image/encoded": value})
+        examples.append(tf.train.Example(features=features).SerializeToString())
+    classified = ask("classify", encoded([*examples, b"no example"]))
+    for other in (from_pixels, {name: value[:3] for name, value in classified.items()}):
+        np.testing.assert_array_equal(other["classes"], from_bytes["classes"])
+        np.testing.assert_allclose(other["scores"], from_bytes["scores"], atol=1e-6)
+    assert not classified["scores"][3].any()
+    assert set(classified["classes"][3]) == {b""}
+
+
+@pytest.mark.parametrize("signature", ["serving_default", "probabilities", "embed"])
+def test_bad_images_change_nothing_for_their_neighbours(ask, photo, encode, signature):
+    good = [encode(photo(40, 50, seed), "JPEG") for seed in range(5)]
+    batch = [good[0], b"garbage" * 9, good[1], good[2], b"", good[3], good[3][:-300], good[4]]
+    alone = ask(signature, encoded(good))
+    mixed = ask(signature, encoded(batch))
+    valid = [True, False, True, True, False, True, False, True]
+    assert mixed["valid"].tolist() == valid
+    assert alone["valid"].all()
+    for name in set(mixed) - {"valid"}:
+        np.testing.assert_array_equal(mixed[name][valid], alone[name])  # bit for bit
+        blank = b"" if mixed[name].dtype == object else 0
+        assert (mixed[name][np.logical_not(valid)] == blank).all()
+
+
+def test_batches_of_bad_images_only_and_empty_ones(ask):
+    answer = ask("serving_default", encoded([b"", b"x"]))
+    assert not answer["valid"].any()
+    assert answer["classes"].shape == (2, 5)
+    for signature, batch in [
+        ("serving_default", encoded([])),
+        ("probabilities", encoded([])),
+        ("embed", encoded([])),
+        ("classify", encoded([])),
+        ("images", np.zeros([0, 4, 4, 3], np.uint8)),
+    ]:
+        assert all(len(value) == 0 for value in ask(signature, batch).values()), signature
+
+
+def test_each_weight_is_stored_once(base, model):
+    size = sum(np.prod(v.shape) * 4 for v in model.weights)
+    stored = sum(f.stat().st_size for f in (base / "1" / "variables").iterdir())
+    assert size <= stored < 1.3 * size
+
+
+def test_versions_follow_and_are_never_overwritten(model, tmp_path):
+    base = tmp_path / "deep" / "base"
+    assert list_versions(base) == []
+    assert export_model(model, base).version == 1
+    assert export_model(model, base, version=7).path == base / "7"
+    (base / "not-a-version").mkdir()
+    assert export_model(model, base).version == 8
+    assert list_versions(base) == [1, 7, 8]
+    with pytest.raises(ValueError, match="Version 7 exists already"):
+        export_model(model, base, version=7)
+    assert sorted(p.name for p in base.iterdir()) == ["1", "7", "8", "not-a-version"]
+
+
+def test_a_wrong_export_is_never_published(model, tmp_path, monkeypatch):
+    served = serving.export.serving_copy
+
+    def broken_copy(model, dtype):
+        copy = served(model, dtype)
+        copy.get_layer("head").bias.assign(np.arange(5))
+        return copy
+
+    monkeypatch.setattr(serving.export, "serving_copy", broken_copy)
+    with pytest.raises(RuntimeError, match="signature probabilities: probabilities differ"):
+        export_model(model, tmp_path / "base")
+    assert list((tmp_path / "base").iterdir()) == []
+
+
+def test_the_check_sees_wrong_labels(base, model):
+    renamed = serving_copy(model, "float32")
+    renamed.labels = list(reversed(LABELS))
+    with pytest.raises(RuntimeError, match="labels have other scores"):
+        check_export(base / "1", renamed, "float32")
+
+
+def test_the_check_refuses_python_operations(tmp_path, model):
+    module = tf.Module()
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    def serve(image_bytes):
+        return {"n": tf.py_function(len, [image_bytes], tf.int32)}
+
+    tf.saved_model.save(module, str(tmp_path), signatures={"embed": serve})
+    with pytest.raises(RuntimeError, match="EagerPyFunc"):
+        check_export(tmp_path, model, "float32")
+
+
+def test_bfloat16(model, tmp_path):
+    full = export_model(model, tmp_path / "a")
+    half = export_model(model, tmp_path / "b", dtype="bfloat16")
+    variables = [
+        path / "variables/variables.data-00000-of-00001" for path in (full.path, half.path)
+    ]
+    sizes = [path.stat().st_size for path in variables]
+    assert sizes[1] < 0.6 * sizes[0]
+    assert half.largest_difference < 5e-2
+
+
+def test_a_lora_model_is_exported_merged(model, tmp_path):
+    lora = serving_copy(model, "float32")
+    lora.enable_lora(rank=2)
+    for variable in lora.trainable_variables:
+        variable.assign(variable + 0.1)
+    assert export_model(lora, tmp_path / "base").largest_difference < 1e-5
+    assert (
+        np.abs(probabilities(lora, check_images()) - probabilities(model, check_images())).max()
+        > 1e-3
+    )
+
+
+def test_a_model_without_a_head_serves_embeddings(tmp_path, tiny_model):
+    export = export_model(tiny_model(num_classes=0), tmp_path / "base")
+    assert export.signatures == ("embed",)
+
+
+def test_wrong_arguments(model, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file"):
+        export_model(model, tmp_path / "file")
+    with pytest.raises(ValueError, match="positive"):
+        export_model(model, tmp_path / "base", version=0)
+    with pytest.raises(ValueError, match="dtype"):
+        export_model(model, tmp_path / "base", dtype="float16")
+    with pytest.raises(ValueError, match="top_k"):
+        export_model(model, tmp_path / "base", top_k=0)
+    assert not (tmp_path / "base").exists()
