@@ -184,9 +184,24 @@ class Preprocessing:
             >>> Preprocessing(image_size=16).from_pixels(tf.zeros([2, 20, 30, 3])).shape
             TensorShape([2, 16, 16, 3])
         """
+        return self.normalize(self.resize(pixels))
+
+    def resize(self, pixels: tf.Tensor) -> tf.Tensor:
+        """The resize and the crop alone.
+
+        Args:
+            pixels: uint8 or float in [0, 255], [h, w, 3] or [N, h, w, 3].
+
+        Returns:
+            float32 in [0, 255], [H, W, 3] or [N, H, W, 3].
+
+        Example:
+            >>> Preprocessing(image_size=16).resize(tf.zeros([20, 30, 3])).shape
+            TensorShape([16, 16, 3])
+        """
         pixels = tf.convert_to_tensor(pixels)
         if pixels.shape.rank == 3:
-            return self.from_pixels(pixels[None])[0]
+            return self.resize(pixels[None])[0]
         height, width, _ = self.output_shape
         shape = tf.shape(pixels)
         resized_size, offset = self._resize_plan(shape[1], shape[2])
@@ -199,7 +214,7 @@ class Preprocessing:
             antialias=self.antialias,
         )  # [N, H, W, 3]: resize and crop in one pass, only what is kept is computed
         # Cubic and Lanczos kernels overshoot; PIL clips at the same place.
-        return self.normalize(tf.clip_by_value(resized, 0.0, 255.0))
+        return tf.clip_by_value(resized, 0.0, 255.0)
 
     def normalize(self, pixels: tf.Tensor) -> tf.Tensor:
         """Pixels in [0, 255] to `(pixels / 255 - mean) / std`, float32, any leading shape."""

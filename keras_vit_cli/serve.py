@@ -1,0 +1,45 @@
+"""`keras-vit serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from keras_vit_cli.arguments import call
+
+
+def serve(
+    base: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BASE")],
+    name: str | None = None,
+    port: int = 8500,
+    rest_port: int | None = None,
+    host: str = "127.0.0.1",
+    server: Literal["auto", "tensorflow", "local"] = "auto",
+    wait: bool = False,
+) -> None:
+    """Serve the versions in a directory over gRPC until Ctrl-C or SIGTERM.
+
+    New versions are picked up while it runs; the old one answers until the new one is loaded.
+
+    Args:
+        base: what `keras-vit export MODEL BASE` wrote: BASE/1, BASE/2, …
+        name: what clients call the model; the directory's name if left out.
+        port: of gRPC; 0 picks a free one and prints it.
+        rest_port: of REST; 0 picks a free one, left out there is no REST.
+        host: address to listen on; 0.0.0.0 opens it to the network.
+        server: tensorflow is tensorflow_model_server, local the server that comes with keras-vit;
+            auto takes the first if it is on the PATH.
+        wait: wait for the first version instead of failing without one.
+    """
+    from serving.server import serve as run_server
+
+    run_server(
+        base, name, port=port, rest_port=rest_port, host=host, server=server, wait=wait
+    )
+
+
+def run(arguments: list[str]) -> None:
+    """Run the command."""
+    call(serve, "serve", arguments)

@@ -1,0 +1,106 @@
+"""What both clients are told when they are made."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from serving.client.calls import Call, Target
+from serving.client.channel import TLS, channel_options, check_address, credentials
+from serving.client.errors import ServingError, from_rpc_error
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Checked arguments of a client, and what follows from them for each call.
+
+    Attributes:
+        address: HOST:PORT.
+        target: which model and version.
+        timeout: seconds that one request may take.
+        tls: encryption.
+        max_batch_size: most images of one request.
+        headers: metadata sent with every request, such as an authorization.
+        options: the caller's own gRPC channel options.
+
+    Raises:
+        ValueError: if one makes no sense.
+
+    Example:
+        >>> Settings("localhost:8500", Target("digits")).deadline(None)
+        30.0
+    """
+
+    address: str
+    target: Target
+    timeout: float = 30.0
+    tls: bool | TLS = False
+    max_batch_size: int = 32
+    headers: Mapping[str, str] = field(default_factory=dict)
+    options: Sequence[tuple[str, Any]] = ()
+
+    def __post_init__(self):
+        check_address(self.address)
+        self.deadline(self.timeout)
+        if self.max_batch_size < 1:
+            raise ValueError(f"max_batch_size is {self.max_batch_size}; it must be at least 1")
+
+    def deadline(self, timeout: float | None) -> float:
+        """Choose one call's deadline.
+
+        Args:
+            timeout: the call's own, in seconds; None for the client's.
+
+        Returns:
+            Seconds, above 0.
+
+        Raises:
+            ValueError: if the timeout is not positive.
+        """
+        seconds = self.timeout if timeout is None else timeout
+        if not seconds > 0:
+            raise ValueError(f"timeout is {seconds}; it must be a positive number of seconds")
+        return seconds
+
+    def open(self, library: Any) -> Any:
+        """Open a channel.
+
+        Args:
+            library: `grpc` or `grpc.aio`.
+
+        Returns:
+            Its channel; it connects on first use.
+        """
+        options = channel_options(self.address, self.tls, self.options)
+        certificates = credentials(self.tls)
+        if certificates is None:
+            return library.insecure_channel(self.address, options)
+        return library.secure_channel(self.address, certificates, options)
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """The headers as gRPC wants them.
+
+        Returns:
+            Pairs with lower-case names.
+        """
+        return tuple((name.lower(), value) for name, value in self.headers.items())
+
+    def error(self, error: grpc.RpcError, call: Call, timeout: float) -> ServingError:
+        """Explain a failed call.
+
+        Args:
+            error: what gRPC raised.
+            call: what was sent.
+            timeout: its deadline in seconds.
+
+        Returns:
+            The error to raise.
+        """
+        return from_rpc_error(
+            error,
+            address=self.address,
+            model=str(self.target),
+            signature=call.signature,
+            timeout=timeout,
+        )

@@ -1,0 +1,1 @@
+"""Generated messages of the wire format that the client speaks (see `serving_wire.proto`)."""

@@ -1,0 +1,167 @@
+"""`serve` as a process: what it prints, how it stops, what it refuses."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from colour_model import png
+
+from serving import Client
+from serving.server import serve
+from serving.startup import ServeError
+
+ROOT = Path(__file__).parents[2]
+RED = png((255, 0, 0))
+
+# Stands in for tensorflow_model_server: takes its flags, answers GetModelStatus, ends on SIGTERM.
+FAKE_BINARY = """#!{python}
+import signal, sys, threading
+from concurrent import futures
+import grpc
+from serving.protos import serving_wire_pb2 as wire
+
+print("started with", *sys.argv[1:], file=sys.stderr, flush=True)
+flags = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:])
+
+def status(request, context):
+    assert request.model_spec.name == flags["model_name"]
+    entry = wire.ModelVersionStatus(version=7, state="AVAILABLE")
+    return wire.GetModelStatusResponse(model_version_status=[entry])
+
+handler = grpc.unary_unary_rpc_method_handler(
+    status, wire.GetModelStatusRequest.FromString, wire.GetModelStatusResponse.SerializeToString
+)
+server = grpc.server(futures.ThreadPoolExecutor())
+service = "tensorflow.serving.ModelService"
+server.add_generic_rpc_handlers(
+    [grpc.method_handlers_generic_handler(service, {{"GetModelStatus": handler}})]
+)
+server.add_insecure_port("127.0.0.1:" + flags["port"])
+server.start()
+stop = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: stop.set())
+stop.wait()
+"""
+
+
+class Process:
+    """A `serve` call in another process, once it has printed its line."""
+
+    def __init__(self, base, folder, **arguments):
+        code = f"from serving.server import serve; serve({str(base)!r}, **{arguments!r})"
+        path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+        self.popen = subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "PATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.line = self.popen.stdout.readline().strip()
+        if not self.line:
+            raise AssertionError(self.popen.communicate()[1])
+        self.address = re.search(r" at (\S+)", self.line)[1]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.popen.kill()
+        self.popen.communicate()
+
+
+def test_sigterm_drains_and_exits_with_0(base, tmp_path):
+    answers = []
+    with (
+        Process(base, tmp_path, port=0, server="local") as process,
+        Client(process.address, "colours") as client,
+    ):
+        assert process.line == f"Serving colours version 1 at {process.address} (local server)"
+        assert client.predict(RED, top_k=1)[0].labels == ("red",)
+        slow = threading.Thread(
+            target=lambda: answers.append(
+                client.call({"seconds": np.array([1.0])}, signature="slow")
+            )
+        )
+        slow.start()
+        time.sleep(0.3)
+        process.popen.send_signal(signal.SIGTERM)
+        slow.join()
+        _, errors = process.popen.communicate(timeout=20)
+    assert len(answers) == 1
+    assert process.popen.returncode == 0
+    assert "Traceback" not in errors
+
+
+def test_ctrl_c_exits_with_0(base, tmp_path):
+    with Process(base, tmp_path, port=0, rest_port=0, name="paint", server="local") as process:
+        assert process.line.startswith("Serving paint version 1 at 127.0.0.1:")
+        rest = re.search(r"REST at (\S+)\)", process.line)[1]
+        with urllib.request.urlopen(f"http://{rest}/v1/models/paint", timeout=10) as answer:
+            assert b"AVAILABLE" in answer.read()
+        process.popen.send_signal(signal.SIGINT)
+        _, errors = process.popen.communicate(timeout=20)
+    assert process.popen.returncode == 0
+    assert "Traceback" not in errors
+
+
+def test_the_real_server_is_used_when_it_is_there(tmp_path):
+    (tmp_path / "colours" / "1").mkdir(parents=True)
+    binary = tmp_path / "bin" / "tensorflow_model_server"
+    binary.parent.mkdir()
+    binary.write_text(FAKE_BINARY.format(python=sys.executable))
+    binary.chmod(0o755)
+    with Process(tmp_path / "colours", binary.parent, port=0) as process:
+        assert process.line.startswith("Serving colours version 7 at 127.0.0.1:")
+        assert "tensorflow_model_server" in process.line
+        process.popen.send_signal(signal.SIGTERM)
+        _, errors = process.popen.communicate(timeout=20)
+    assert process.popen.returncode == 0
+    assert f"--model_base_path={tmp_path / 'colours'}" in errors
+    assert "--model_name=colours" in errors
+
+
+def test_a_taken_port_is_named(tmp_path):
+    (tmp_path / "1").mkdir()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ServeError, match=f"127.0.0.1:{port}.*--port"):
+            serve(tmp_path, port=port, server="local")
+
+
+def test_bases_without_a_model(tmp_path):
+    with pytest.raises(ServeError, match=r"is not a directory.*keras-vit export"):
+        serve(tmp_path / "nowhere")
+    with pytest.raises(ServeError, match="holds no version"):
+        serve(tmp_path)
+    (tmp_path / "saved_model.pb").touch()
+    with pytest.raises(ServeError, match=f"serve its parent, {tmp_path.parent}"):
+        serve(tmp_path)
+
+
+def test_senseless_arguments(tmp_path):
+    (tmp_path / "1").mkdir()
+    with pytest.raises(ServeError, match="poll_seconds"):
+        serve(tmp_path, poll_seconds=0)
+    with pytest.raises(ServeError, match="'auto', 'tensorflow' or 'local'"):
+        serve(tmp_path, server="triton")
+    with pytest.raises(ServeError, match="port is 99999"):
+        serve(tmp_path, port=99999, server="local")
+
+
+def test_the_real_server_is_missing(tmp_path, monkeypatch):
+    (tmp_path / "1").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ServeError, match=r"not on PATH.*--server local"):
+        serve(tmp_path, server="tensorflow")

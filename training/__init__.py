@@ -1,0 +1,1 @@
+"""Training and judging Vision Transformers: data, recipes, the train step, resuming."""

@@ -1,0 +1,1 @@
+"""Random changes to training images: stateless, seeded, inside the tf.data graph."""

@@ -1,0 +1,167 @@
+"""Checkpoints that a killed run can trust: written whole or not at all, verified when read."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+_NAME = re.compile(r"epoch_(\d{5})")
+_STATE = "state.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingState:
+    """What a checkpoint holds beside the variables.
+
+    Args:
+        epoch: epochs that are done.
+        history: one row of metrics for each of them.
+    """
+
+    epoch: int
+    history: list[dict[str, float]]
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one directory, the newest few of them kept.
+
+    A checkpoint is a directory `epoch_00012/` with every variable in TensorFlow's own format and a
+    `state.json` that lists the sha256 of each file. It is written under a hidden name and renamed
+    when it is complete.
+
+    Args:
+        directory: where they are kept.
+        variables: what they hold: the model's variables, its random states and the optimizer's.
+        keep: how many are kept. Default 2.
+        report: called with one line for the user when a checkpoint is passed over.
+
+    Example:
+        >>> import tempfile
+        >>> variable = keras.Variable([1.0], name="weight")
+        >>> checkpoints = Checkpoints(Path(tempfile.mkdtemp()), [variable])
+        >>> checkpoints.save(TrainingState(1, [{"loss": 0.5}]))
+        >>> checkpoints.restore_newest().epoch
+        1
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        variables: list[keras.Variable],
+        keep: int = 2,
+        report: Callable[[str], None] = print,
+    ) -> None:
+        self._directory = directory
+        self._keep = keep
+        self._report = report
+        by_path = {variable.path: variable.value for variable in variables}
+        if len(by_path) != len(variables):
+            raise ValueError("Two variables have the same path; give their layers different names.")
+        self._checkpoint = tf.train.Checkpoint(variables=by_path)
+
+    def save(self, state: TrainingState) -> None:
+        """Write a checkpoint of now, then drop the oldest beyond `keep`."""
+        target = self._directory / f"epoch_{state.epoch:05d}"
+        with hidden_sibling(target) as temporary:
+            temporary.mkdir(parents=True)
+            self._checkpoint.write(str(temporary / "variables"))
+            digests = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+            content = dataclasses.asdict(state) | {"sha256": digests}
+            (temporary / _STATE).write_text(json.dumps(content, indent=1) + "\n")
+            publish(temporary, target)
+        for old in self._all()[self._keep :]:
+            shutil.rmtree(old)
+
+    def restore_newest(self) -> TrainingState | None:
+        """Load the newest checkpoint that is intact into the variables.
+
+        Returns:
+            Its state; None if there is none.
+
+        Raises:
+            ValueError: if an intact checkpoint is of another model.
+        """
+        for path in self._all():
+            try:
+                state = self._verified_state(path)
+            except (OSError, KeyError, TypeError, ValueError) as error:
+                self._report(f"The checkpoint {path} is damaged ({error}); trying the one before.")
+                continue
+            try:
+                self._checkpoint.read(str(path / "variables")).assert_consumed()
+            except (AssertionError, ValueError) as error:
+                reason = str(error).splitlines()[0]
+                raise ValueError(
+                    f"The checkpoint {path} is of another model ({reason}): use another --workdir, "
+                    f"or delete this one to start again."
+                ) from error
+            return state
+        return None
+
+    def _all(self) -> list[Path]:
+        """Checkpoint directories, newest first."""
+        if not self._directory.is_dir():
+            return []
+        return sorted(p for p in self._directory.iterdir() if _NAME.fullmatch(p.name))[::-1]
+
+    def _verified_state(self, path: Path) -> TrainingState:
+        content: dict[str, Any] = json.loads((path / _STATE).read_text())
+        for name, digest in content["sha256"].items():
+            if _sha256(path / name) != digest:
+                raise ValueError(f"{name} is not what was written")
+        return TrainingState(epoch=content["epoch"], history=content["history"])
+
+
+@contextlib.contextmanager
+def hidden_sibling(target: Path) -> Iterator[Path]:
+    """A path beside `target` to write to, hidden, and gone afterwards unless it was published."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}{target.suffix}")
+    try:
+        yield temporary
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def publish(temporary: Path, target: Path) -> None:
+    """Make a file or a directory durable, then visible under its name, replacing what was there."""
+    for path in [*temporary.rglob("*"), temporary] if temporary.is_dir() else [temporary]:
+        _fsync(path)
+    if target.is_dir():
+        shutil.rmtree(target)
+    temporary.replace(target)
+    _fsync(target.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with hidden_sibling(path) as temporary:
+        temporary.write_text(text)
+        publish(temporary, path)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,117 @@
+"""Finding the files that are no images before a long training run meets them."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+import tensorflow as tf
+
+from keras_vit import Preprocessing
+from keras_vit.decoding import decode_image
+from training.data.source import Report
+
+_SECONDS_BETWEEN_REPORTS = 10.0
+# What an operation's message holds, and what it means.
+_REASONS = {
+    "not a JPEG, PNG, GIF or BMP image": "it is not a JPEG, PNG, GIF or BMP image",
+    "cut short": "its header is cut short",
+    "max_pixels": "its header announces too many pixels",
+}
+
+
+def unreadable_images(root: Path, files: list[Path], report: Report) -> dict[Path, str]:
+    """Decode every file once, and remember the result for the next start.
+
+    What was found is kept in a small index in the user's cache directory; a file is looked at again
+    when its size or its time of change is another.
+
+    Args:
+        root: of the data set; files are remembered relative to it.
+        files: to look at.
+        report: called with progress on a long look.
+
+    Returns:
+        The files that cannot be decoded, each with the reason.
+    """
+    index_file = _index_file(root)
+    index = _read_index(index_file)
+    stamps = {file: _stamp(file) for file in files}
+    keys = {file: str(file.relative_to(root)) for file in files}
+    new = [file for file in files if index.get(keys[file], [None])[0] != stamps[file]]
+    reasons = dict(zip(new, _check_all(new, report), strict=True))
+    entries = {
+        keys[file]: [stamps[file], reasons[file] if file in reasons else index[keys[file]][1]]
+        for file in files
+    }
+    if new:
+        _write_index(index_file, entries)
+    return {file: entries[keys[file]][1] for file in files if entries[keys[file]][1]}
+
+
+def _check_all(files: list[Path], report: Report) -> list[str]:
+    """The reason why each file cannot be decoded; empty where it can."""
+    max_pixels = Preprocessing().max_pixels
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+    def decode(path: tf.Tensor) -> tf.Tensor:
+        return tf.size(decode_image(tf.io.read_file(path), max_pixels))
+
+    def check(file: Path) -> str:
+        try:
+            size = int(decode(tf.constant(str(file))))
+        except tf.errors.OpError as error:
+            return _reason(file, error)
+        return "" if size else "it has no pixels"
+
+    reasons: list[str] = []
+    last = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for reason in pool.map(check, files):
+            reasons.append(reason)
+            if time.monotonic() - last > _SECONDS_BETWEEN_REPORTS:
+                last = time.monotonic()
+                report(f"Checking the images: {len(reasons):,} of {len(files):,}")
+    return reasons
+
+
+def _reason(file: Path, error: tf.errors.OpError) -> str:
+    """One line that a person understands."""
+    if not file.stat().st_size:
+        return "it is empty"
+    for part, meaning in _REASONS.items():
+        if part in str(error.message):
+            return meaning
+    return "it is damaged or cut short"
+
+
+def _stamp(file: Path) -> list[int]:
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _index_file(root: Path) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+    return cache / "keras-vit" / "checked-images" / f"{name}.json"
+
+
+def _read_index(path: Path) -> dict[str, list]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError):  # none yet, or cut short: everything is looked at
+        return {}
+
+
+def _write_index(path: Path, entries: dict[str, list]) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(entries))
+        temporary.replace(path)
+    except OSError:  # a cache that cannot be written costs time at the next start, nothing else
+        temporary.unlink(missing_ok=True)

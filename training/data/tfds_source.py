@@ -1,0 +1,138 @@
+"""TensorFlow Datasets as a source."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from training.data.source import DataSource
+
+# Examples in memory while shuffling; a split that fits is shuffled completely.
+_SHUFFLE_BUFFER = 10_000
+_TEST_SPLITS = ("test", "validation")
+
+
+class TfdsSource(DataSource):
+    """An image classification set of TFDS, read without decoding.
+
+    Args:
+        spec: as given to `load_source`.
+        builder: of a prepared data set with the features `image` and `label`.
+
+    Raises:
+        ValueError: if it has not these features, or no split to train or to test on.
+    """
+
+    def __init__(self, spec: str, builder: tfds.core.DatasetBuilder) -> None:
+        self.spec = spec
+        self._builder = builder
+        features = dict(builder.info.features or {})
+        image, label = features.get("image"), features.get("label")
+        if not isinstance(image, tfds.features.Image) or not isinstance(
+            label, tfds.features.ClassLabel
+        ):
+            raise ValueError(
+                f"{spec} is not an image classification set: it needs the features image and "
+                f"label, and has {', '.join(features)}."
+            )
+        self.labels = tuple(label.names)
+        self._names = {name: name for name in builder.info.splits}
+        test = next((name for name in _TEST_SPLITS if name in self._names), None)
+        if "train" not in self._names or test is None:
+            raise ValueError(
+                f"{spec} has the splits {', '.join(self._names)}, but train and test (or "
+                f"validation) are needed."
+            )
+        self._names.setdefault("test", test)
+        self.splits = {
+            split: builder.info.splits[name].num_examples for split, name in self._names.items()
+        }
+
+    def examples(self, split: str) -> tf.data.Dataset:
+        """See `DataSource.examples`."""
+        dataset = self._builder.as_dataset(
+            split=self._names[split],
+            decoders={"image": tfds.decode.SkipDecoding()},
+            read_config=tfds.ReadConfig(add_tfds_id=True),
+            shuffle_files=False,
+        )
+        return dataset.map(
+            lambda example: {
+                "image_bytes": example["image"],
+                "label": tf.cast(example["label"], tf.int64),
+                "name": example["tfds_id"],
+            }
+        )
+
+    def shuffled(self, split: str, seed: tf.Tensor) -> tf.data.Dataset:
+        """See `DataSource.shuffled`."""
+        dataset = self.examples(split)
+        specs = tf.nest.flatten(dataset.element_spec)
+        # `Dataset.shuffle` cannot take a symbolic seed when the global one is 0; its operation can.
+        shuffled = tf.raw_ops.ShuffleDataset(
+            input_dataset=tf.data.experimental.to_variant(dataset),
+            buffer_size=min(self.splits[split], _SHUFFLE_BUFFER),
+            seed=seed,
+            seed2=1,  # both zero would mean: another order each time
+            output_types=[spec.dtype for spec in specs],
+            output_shapes=[spec.shape for spec in specs],
+            reshuffle_each_iteration=False,
+        )
+        return tf.data.experimental.from_variant(shuffled, dataset.element_spec)
+
+
+def open_digits(data_dir: str | Path | None) -> TfdsSource:
+    """The embedded digits, prepared on first use."""
+    from training.data.digits import Digits
+
+    builder = Digits(data_dir=None if data_dir is None else str(data_dir))
+    with _one_at_a_time(Path(builder.data_dir)):
+        builder.download_and_prepare()
+    return TfdsSource("digits", builder)
+
+
+def open_tfds(name: str, data_dir: str | Path | None) -> TfdsSource:
+    """A data set of TFDS by name, downloaded and prepared on first use.
+
+    Args:
+        name: NAME or NAME/CONFIG.
+        data_dir: where TFDS keeps its data. Default None: TFDS's own place.
+
+    Returns:
+        A `TfdsSource`.
+
+    Raises:
+        ValueError: if there is no such data set, or it cannot be prepared.
+    """
+    try:
+        builder = tfds.builder(name, data_dir=None if data_dir is None else str(data_dir))
+    except tfds.core.DatasetNotFoundError as error:
+        near = difflib.get_close_matches(name.split("/")[0], tfds.list_builders(), n=3)
+        hint = f" Did you mean {', '.join(near)}?" if near else ""
+        raise ValueError(f"TFDS has no data set {name!r}.{hint}") from error
+    with _one_at_a_time(Path(builder.data_dir)):
+        try:
+            builder.download_and_prepare()
+        except (OSError, tfds.download.DownloadError) as error:
+            raise ValueError(
+                f"tfds:{name} is not prepared in {builder.data_dir}, and preparing it failed "
+                f"({error}). Prepare it where there is a network, `tfds build {name} --data_dir "
+                f"DIR`, and give --data-dir DIR."
+            ) from error
+    return TfdsSource(f"tfds:{name}", builder)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(directory: Path) -> Iterator[None]:
+    """Two processes that start together must not both write the data set."""
+    lock = directory.parent / f".{directory.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed, also by a kill
+        yield

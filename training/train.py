@@ -1,0 +1,235 @@
+"""A training run from a recipe to `model.keras`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from keras_vit import Preprocessing, VisionTransformer, create_model
+from training.callbacks import (
+    SaveProgress,
+    ShowProgress,
+    StopWhenNotFinite,
+    save_model,
+    write_metrics,
+)
+from training.checkpoints import Checkpoints, write_text
+from training.curves import plot_curves
+from training.data import (
+    DataSource,
+    evaluation_batches,
+    load_source,
+    steps_per_epoch,
+    training_batches,
+)
+from training.optimizer import make_optimizer
+from training.recipes import Recipe, StrategyName, difference
+from training.strategy import is_chief, make_strategy
+from training.train_step import TrainedModel
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingResult:
+    """A finished run.
+
+    Args:
+        model: the trained model, weights of the last epoch.
+        history: one row of metrics for each epoch, as in `metrics.csv`.
+    """
+
+    model: VisionTransformer
+    history: list[dict[str, float]]
+
+
+def train(
+    recipe: Recipe,
+    workdir: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    strategy: StrategyName = "auto",
+    num_replicas: int | None = None,
+    report: Callable[[str], None] = print,
+) -> TrainingResult:
+    """Train, or go on with, the run of a workdir.
+
+    Args:
+        recipe: what to do.
+        workdir: gets `config.json`, `metrics.csv`, `checkpoints/`, `tensorboard/`, and at the end
+            `model.keras` (weights of the last epoch) and `curves.png`.
+        data_dir: where TFDS keeps its data. Default None: TFDS's own place.
+        strategy: see `training.strategy.make_strategy`. Default "auto".
+        num_replicas: devices of "mirrored". Default None: every GPU.
+        report: called with lines for the user. Default `print`.
+
+    Returns:
+        A `TrainingResult`.
+
+    Raises:
+        ValueError: if the workdir belongs to another recipe, or the recipe does not fit the data.
+        TrainingDivergedError: if the loss becomes NaN or infinite.
+
+    Example:
+        >>> import tempfile
+        >>> from training.recipes import RECIPES, ScheduleConfig
+        >>> recipe = dataclasses.replace(
+        ...     RECIPES["digits"], epochs=1, schedule=ScheduleConfig(warmup_epochs=0)
+        ... )
+        >>> len(train(recipe, tempfile.mkdtemp(), report=lambda line: None).history)
+        1
+    """
+    workdir = Path(workdir)
+    if not recipe.data:
+        raise ValueError(
+            "The recipe names no data: give --data folder:PATH, --data tfds:NAME or --data digits."
+        )
+    check_workdir(workdir, recipe)
+    scope = make_strategy(strategy, num_replicas)  # before TensorFlow starts its devices
+    keras.utils.set_random_seed(recipe.seed)
+    if recipe.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    source = load_source(
+        recipe.data,
+        data_dir=data_dir,
+        seed=recipe.seed,
+        bad_images=recipe.bad_images,
+        report=report,
+    )
+    if recipe.batch_size % scope.num_replicas_in_sync:
+        raise ValueError(
+            f"batch_size={recipe.batch_size} is not a multiple of the {scope.num_replicas_in_sync} "
+            f"replicas: each must get the same share of every batch."
+        )
+    steps = steps_per_epoch(source, recipe.batch_size)
+    with scope.scope():
+        model = build_model(recipe, source)
+        trained = TrainedModel(model, recipe.optimizer.clip_norm)
+        optimizer = make_optimizer(model, recipe.optimizer, recipe.schedule, steps, recipe.epochs)
+        trained.compile(
+            optimizer=optimizer,
+            loss=keras.losses.CategoricalCrossentropy(
+                from_logits=True, label_smoothing=recipe.label_smoothing
+            ),
+            metrics=[keras.metrics.CategoricalAccuracy(name="top1")],
+        )
+        trained.optimizer.build(trained.trainable_variables)
+        checkpoints = Checkpoints(
+            workdir / "checkpoints",
+            [*model.variables, *trained.optimizer.variables],
+            report=report,
+        )
+        state = checkpoints.restore_newest()
+    start_epoch = state.epoch if state else 0
+    history = state.history if state else []
+    report(
+        f"{model.name}: {model.count_params():,} parameters, {source.splits['train']:,} training "
+        f"and {source.splits['test']:,} test images of {len(source.labels)} classes, "
+        f"{scope.num_replicas_in_sync} replica(s)"
+    )
+    chief = is_chief(scope)
+    if chief:
+        write_text(workdir / "config.json", json.dumps(recipe.to_dict(), indent=2) + "\n")
+        write_metrics(workdir / "metrics.csv", history)
+    if start_epoch < recipe.epochs:
+        if start_epoch:
+            report(f"Going on after epoch {start_epoch} of {recipe.epochs}.")
+        _fit(recipe, workdir, source, model, trained, checkpoints, history, steps, chief)
+    else:
+        report(f"All {recipe.epochs} epochs are done already.")
+    if chief:
+        save_model(model, workdir / "model.keras")
+        title = f"{recipe.data}: {model.name}, {model.count_params():,} parameters"
+        plot_curves(history, workdir / "curves.png", title)
+    return TrainingResult(model, history)
+
+
+def build_model(recipe: Recipe, source: DataSource) -> VisionTransformer:
+    """The model of a recipe for a data set, with fresh weights, its preprocessing and labels."""
+    config = dataclasses.asdict(recipe.model)
+    variant = config.pop("variant")
+    overrides = {key: value for key, value in config.items() if value is not None}
+    overrides["class_token"] = recipe.model.pooling == "token"
+    model = create_model(variant, num_classes=len(source.labels), labels=source.labels, **overrides)
+    model.preprocessing = Preprocessing(
+        image_size=model.image_size, **dataclasses.asdict(recipe.preprocessing)
+    )
+    return model
+
+
+def check_workdir(workdir: Path, recipe: Recipe) -> None:
+    """Refuse a workdir that is a file, or holds a run with other settings.
+
+    Args:
+        workdir: the directory.
+        recipe: of the run that is about to start.
+
+    Raises:
+        ValueError: with the differences, one a line.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"The workdir {workdir} is a file: give a directory.")
+    config = workdir / "config.json"
+    if not config.exists():
+        return
+    try:
+        old = json.loads(config.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{config} cannot be read ({error}): use another --workdir.") from error
+    if lines := difference(old, recipe.to_dict()):
+        changes = "\n  ".join(lines)
+        raise ValueError(
+            f"{workdir} holds a run with other settings:\n  {changes}\nUse another --workdir, or "
+            f"the settings of that run to go on with it."
+        )
+
+
+def _fit(
+    recipe: Recipe,
+    workdir: Path,
+    source: DataSource,
+    model: VisionTransformer,
+    trained: TrainedModel,
+    checkpoints: Checkpoints,
+    history: list[dict[str, float]],
+    steps: int,
+    chief: bool,
+) -> None:
+    """Run the epochs that are left."""
+    batches = training_batches(
+        source,
+        model.preprocessing,
+        recipe.augmentation,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        start_epoch=len(history),
+        epochs=recipe.epochs,
+    )
+    num_classes = len(source.labels)
+    validation = evaluation_batches(
+        source, "test", model.preprocessing, batch_size=recipe.batch_size
+    ).map(lambda images, labels: (images, tf.one_hot(labels, num_classes)))
+    callbacks: list[keras.callbacks.Callback] = [StopWhenNotFinite(workdir)]
+    if chief:
+        progress = ShowProgress(steps, recipe.batch_size, recipe.epochs)
+        callbacks += [
+            progress,
+            SaveProgress(workdir, model, checkpoints, history),
+            keras.callbacks.TensorBoard(str(workdir / "tensorboard"), write_graph=False),
+        ]
+    try:
+        trained.fit(
+            batches,
+            initial_epoch=len(history),
+            epochs=recipe.epochs,
+            steps_per_epoch=steps,
+            validation_data=validation,
+            callbacks=callbacks,
+            verbose=0,
+        )
+    finally:
+        if chief:
+            progress.stop()
