@@ -35,9 +35,7 @@ def serve(
     """
     from serving.server import serve as run_server
 
-    run_server(
-        base, name, port=port, rest_port=rest_port, host=host, server=server, wait=wait
-    )
+    run_server(base, name, port=port, rest_port=rest_port, host=host, server=server, wait=wait)
 
 
 def run(arguments: list[str]) -> None:

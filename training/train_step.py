@@ -52,7 +52,7 @@ class TrainedModel(keras.Model):
         Returns:
             The metrics so far.
         """
-        images, targets = data
+        images, targets, _ = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
             logits = self(images, training=True)  # [b, num_classes]
             loss = self.compute_loss(images, targets, logits)  # this replica's part of the mean

@@ -6,10 +6,6 @@ from typing import Any
 
 import keras
 
-# Glorot-uniform for each of the three [D, D] matrices inside the fused [D, 3D] kernel: the plain
-# initialiser would take 3D for the fan-out and draw from too narrow a range.
-_FUSED_GLOROT = keras.initializers.VarianceScaling(2.0, "fan_avg", "uniform")
-
 
 @keras.saving.register_keras_serializable("keras_vit")
 class MultiHeadSelfAttention(keras.layers.Layer):
@@ -58,7 +54,9 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         self.qkv = keras.layers.Dense(
             3 * width,
             use_bias=self.qkv_bias,
-            kernel_initializer=_FUSED_GLOROT,
+            # Glorot-uniform for each of the three [D, D] matrices: by itself it would take 3D for
+            # the fan-out of the fused [D, 3D] kernel, and draw from too narrow a range.
+            kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_avg", "uniform"),
             dtype=self.dtype_policy,
             name="qkv",
         )

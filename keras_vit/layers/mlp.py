@@ -10,7 +10,6 @@ ACTIVATIONS = {
     "gelu": lambda x: keras.ops.gelu(x, approximate=False),
     "gelu_tanh": lambda x: keras.ops.gelu(x, approximate=True),
 }
-_BIAS_INITIALIZER = keras.initializers.RandomNormal(stddev=1e-6)
 
 
 @keras.saving.register_keras_serializable("keras_vit")
@@ -64,7 +63,7 @@ class MLP(keras.layers.Layer):
         return keras.layers.Dense(
             units,
             kernel_initializer="glorot_uniform",
-            bias_initializer=_BIAS_INITIALIZER,
+            bias_initializer=keras.initializers.RandomNormal(stddev=1e-6),
             dtype=self.dtype_policy,
             name=name,
         )

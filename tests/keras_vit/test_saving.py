@@ -34,7 +34,7 @@ def test_a_truncated_file_is_named(tiny_model, tmp_path):
     tiny_model().save(path)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match="damaged|cannot be opened"):
+    with pytest.raises(ValueError, match=r"damaged|cannot be opened"):
         keras_vit.load_model(path)
 
 

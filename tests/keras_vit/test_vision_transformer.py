@@ -156,6 +156,31 @@ def test_the_same_seed_gives_the_same_model(tiny_model):
     assert np.any(np.asarray(first(images, training=True)) != np.asarray(first(images)))
 
 
+def test_the_same_seed_gives_the_same_model_in_another_process():
+    script = (
+        "import keras, keras_vit, numpy as np\n"
+        "keras.utils.set_random_seed(7)\n"
+        "m = keras_vit.VisionTransformer(16, 4, hidden_dim=8, depth=2, num_heads=2)\n"
+        "print(sum(float(np.abs(w).sum()) * (i + 1) for i, w in enumerate(m.get_weights())))\n"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", script], check=True, capture_output=True).stdout
+        for _ in range(2)
+    ]
+    assert runs[0] == runs[1] != b""
+
+
+def test_no_two_kernels_start_alike():
+    model = keras_vit.VisionTransformer(16, 4, hidden_dim=8, depth=3, num_heads=2)
+    drawn = [
+        np.asarray(v)
+        for block in model.blocks
+        for v in block.trainable_variables
+        if v.path.endswith(("kernel", "mlp/fc1/bias", "mlp/fc2/bias"))
+    ]
+    assert len({array.tobytes() for array in drawn}) == len(drawn) == 3 * 6
+
+
 def test_stochastic_depth_rises_linearly():
     model = keras_vit.VisionTransformer(
         16, 4, hidden_dim=8, depth=4, num_heads=2, drop_path_rate=0.3

@@ -166,7 +166,8 @@ def _without_bad_images(
 def _split(files: Files, seed: int) -> dict[str, Files]:
     """A stratified test split: of each class the same share, at least one image."""
     generator = np.random.default_rng(seed)
-    train, test = [], []
+    train: Files = []
+    test: Files = []
     for label in sorted({label for _, label in files}):
         members = [entry for entry in files if entry[1] == label]
         order = generator.permutation(len(members))

@@ -39,18 +39,14 @@ def unreadable_images(root: Path, files: list[Path], report: Report) -> dict[Pat
         The files that cannot be decoded, each with the reason.
     """
     index_file = _index_file(root)
-    index = _read_index(index_file)
-    stamps = {file: _stamp(file) for file in files}
-    keys = {file: str(file.relative_to(root)) for file in files}
-    new = [file for file in files if index.get(keys[file], [None])[0] != stamps[file]]
+    known = _read_index(index_file)
+    keys = {file: _key(root, file) for file in files}
+    new = [file for file in files if keys[file] not in known]
     reasons = dict(zip(new, _check_all(new, report), strict=True))
-    entries = {
-        keys[file]: [stamps[file], reasons[file] if file in reasons else index[keys[file]][1]]
-        for file in files
-    }
+    reasons |= {file: known[keys[file]] for file in files if keys[file] in known}
     if new:
-        _write_index(index_file, entries)
-    return {file: entries[keys[file]][1] for file in files if entries[keys[file]][1]}
+        _write_index(index_file, {keys[file]: reasons[file] for file in files})
+    return {file: reasons[file] for file in files if reasons[file]}
 
 
 def _check_all(files: list[Path], report: Report) -> list[str]:
@@ -89,9 +85,10 @@ def _reason(file: Path, error: tf.errors.OpError) -> str:
     return "it is damaged or cut short"
 
 
-def _stamp(file: Path) -> list[int]:
+def _key(root: Path, file: Path) -> str:
+    """What the index knows a file by: its place, size and time of change."""
     status = file.stat()
-    return [status.st_size, status.st_mtime_ns]
+    return f"{file.relative_to(root)} {status.st_size} {status.st_mtime_ns}"
 
 
 def _index_file(root: Path) -> Path:
@@ -100,14 +97,14 @@ def _index_file(root: Path) -> Path:
     return cache / "keras-vit" / "checked-images" / f"{name}.json"
 
 
-def _read_index(path: Path) -> dict[str, list]:
+def _read_index(path: Path) -> dict[str, str]:
     try:
         return json.loads(path.read_text())
     except (OSError, json.JSONDecodeError):  # none yet, or cut short: everything is looked at
         return {}
 
 
-def _write_index(path: Path, entries: dict[str, list]) -> None:
+def _write_index(path: Path, entries: dict[str, str]) -> None:
     temporary = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
