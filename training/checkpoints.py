@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 
 _NAME = re.compile(r"epoch_(\d{5})")
+_NUMBER = re.compile(r"_\d+(?=/|$)")
 _STATE = "state.json"
 
 
@@ -65,10 +66,14 @@ class Checkpoints:
         self._directory = directory
         self._keep = keep
         self._report = report
-        by_path = {variable.path: variable.value for variable in variables}
-        if len(by_path) != len(variables):
-            raise ValueError("Two variables have the same path; give their layers different names.")
-        self._checkpoint = tf.train.Checkpoint(variables=by_path)
+        # By place and path. Keras numbers some names (random states, optimizers) by how many were
+        # made before in the process: the numbers say nothing and are left out.
+        self._checkpoint = tf.train.Checkpoint(
+            variables={
+                f"{place:05d} {_NUMBER.sub('', variable.path)}": variable.value
+                for place, variable in enumerate(variables)
+            }
+        )
 
     def save(self, state: TrainingState) -> None:
         """Write a checkpoint of now, then drop the oldest beyond `keep`."""

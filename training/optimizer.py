@@ -28,7 +28,7 @@ def make_optimizer(
         epochs: of the whole run.
 
     Returns:
-        A built optimizer. Clipping is not its business but the train step's.
+        The optimizer, with loss scaling for float16. Clipping is the train step's business.
 
     Example:
         >>> model = VisionTransformer(32, 8, hidden_dim=16, depth=1, num_heads=2, num_classes=3)
@@ -53,6 +53,9 @@ def make_optimizer(
     adamw.exclude_from_weight_decay(
         var_list=[v for v in model.trainable_variables if not decays(v.path)]
     )
+    if model.get_layer("patch_embedding").compute_dtype == "float16":
+        # Small float16 gradients would vanish; the scale adapts to what does not overflow.
+        return keras.optimizers.LossScaleOptimizer(adamw)
     return adamw
 
 

@@ -187,7 +187,7 @@ RECIPES: dict[str, Recipe] = {
     # The small one that runs anywhere: scikit-learn's handwritten digits, 8 x 8 pixels.
     "digits": Recipe(
         data="digits",
-        epochs=60,
+        epochs=80,
         batch_size=64,
         label_smoothing=0.1,
         model=ModelConfig(
@@ -196,7 +196,7 @@ RECIPES: dict[str, Recipe] = {
             hidden_dim=128,
             depth=4,
             num_heads=4,
-            drop_path_rate=0.1,
+            drop_path_rate=0.2,
         ),
         preprocessing=PreprocessingConfig(crop_fraction=1.0),
         optimizer=OptimizerConfig(learning_rate=2e-3),

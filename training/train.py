@@ -89,7 +89,6 @@ def train(
         )
     check_workdir(workdir, recipe)
     scope = make_strategy(strategy, num_replicas)  # before TensorFlow starts its devices
-    keras.utils.set_random_seed(recipe.seed)
     if recipe.deterministic:
         tf.config.experimental.enable_op_determinism()
     source = load_source(
@@ -105,6 +104,8 @@ def train(
             f"replicas: each must get the same share of every batch."
         )
     steps = steps_per_epoch(source, recipe.batch_size)
+    # After the data is open: preparing a data set draws random numbers too.
+    keras.utils.set_random_seed(recipe.seed)
     with scope.scope():
         model = build_model(recipe, source)
         trained = TrainedModel(model, recipe.optimizer.clip_norm)
@@ -229,6 +230,7 @@ def _fit(
             validation_data=validation,
             callbacks=callbacks,
             verbose=0,
+            shuffle=False,  # the batches come shuffled
         )
     finally:
         if chief:

@@ -1,0 +1,267 @@
+"""Geometry, mixup and the settings of the training augmentation."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_vit import Preprocessing
+from training.augmentation.augment import augment_image, inception_crop, mixup, shift
+from training.augmentation.config import Augmentation
+
+
+def over_seeds(function, count):
+    """function(seed) for many seeds, in a tf.data graph."""
+    dataset = tf.data.Dataset.range(count).map(lambda i: function(tf.stack([11, i])))
+    return list(dataset.as_numpy_iterator())
+
+
+def crop_sizes(area, count=300, height=90, width=120):
+    pixels = tf.zeros([height, width, 3], tf.uint8)
+    sizes = over_seeds(lambda seed: tf.shape(inception_crop(pixels, seed, area))[:2], count)
+    return np.array(sizes)
+
+
+# === Crop ===
+
+
+@pytest.mark.parametrize("area", [(0.05, 1.0), (0.2, 0.5), (0.05, 0.09)])
+def test_an_inception_crop_keeps_the_area_and_the_aspect_ratio_that_it_was_told(area):
+    height, width = crop_sizes(area).T
+    share = height * width / (90 * 120)
+    assert share.min() > area[0] - 0.015  # whole pixels
+    assert share.max() < area[1] + 0.015
+    # Sides are whole numbers: a ratio may be off by half a pixel of each.
+    assert ((width - 1) / (height + 1) < 4 / 3).all()
+    assert ((width + 1) / (height - 1) > 3 / 4).all()
+
+
+def test_inception_crops_reach_both_ends_of_their_range():
+    height, width = crop_sizes((0.05, 1.0), 600).T
+    share = height * width / (90 * 120)
+    assert share.min() < 0.08
+    assert share.max() > 0.85
+    assert (width / height).min() < 0.8
+    assert (width / height).max() > 1.25
+
+
+def test_inception_crops_lie_all_over_the_picture():
+    y, x = np.mgrid[:60, :80].astype(np.uint8)
+    pixels = tf.constant(np.stack([y, x, x], -1))
+    corners = np.array(
+        over_seeds(lambda seed: inception_crop(pixels, seed, (0.1, 0.3))[0, 0, :2], 200)
+    )
+    assert (corners.min(axis=0) <= 3).all()
+    assert (corners.max(axis=0) >= (25, 35)).all()
+
+
+def test_an_inception_crop_is_a_part_of_the_picture(photo):
+    image = photo(30, 40)
+    # Each pixel tells its place.
+    y, x = np.mgrid[:30, :40].astype(np.uint8)
+    place = tf.constant(np.stack([y, x, x], -1))
+    seed = tf.constant([1, 2], tf.int64)
+    where = inception_crop(place, seed, (0.1, 0.9)).numpy()
+    crop = inception_crop(tf.constant(image), seed, (0.1, 0.9)).numpy()
+    (top, left), (bottom, right) = where[0, 0, :2], where[-1, -1, :2]
+    np.testing.assert_array_equal(crop, image[top : bottom + 1, left : right + 1])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 50)])
+def test_an_inception_crop_of_a_very_small_picture_keeps_a_pixel(size):
+    assert crop_sizes((0.05, 1.0), 50, *size).min() >= 1
+
+
+# === Shift ===
+
+
+def test_a_shift_moves_the_picture_and_repeats_its_edge(photo):
+    image = photo(9, 12)
+    padded = np.pad(image, [(2, 2), (2, 2), (0, 0)], mode="edge")
+    possible = {
+        padded[row : row + 9, column : column + 12].tobytes(): (row - 2, column - 2)
+        for row in range(5)
+        for column in range(5)
+    }
+    shifted = over_seeds(lambda seed: shift(tf.constant(image), seed, 2), 400)
+    offsets = [possible[picture.tobytes()] for picture in shifted]
+    assert set(offsets) == set(possible.values())  # each of the 25 is drawn
+
+
+def test_a_shift_of_no_pixels_changes_nothing(photo):
+    image = photo(9, 12)
+    np.testing.assert_array_equal(shift(image, tf.constant([0, 1], tf.int64), 0), image)
+
+
+# === augment_image ===
+
+
+@pytest.fixture
+def augment(encode, photo):
+    """A function: augmentation, count of seeds -> augmented pictures of one photo."""
+
+    def apply(augmentation, count=1, preprocessing=None):
+        preprocessing = preprocessing or Preprocessing(16)
+        image_bytes = encode(photo())
+        return np.stack(
+            over_seeds(
+                lambda seed: augment_image(image_bytes, seed, preprocessing, augmentation), count
+            )
+        )
+
+    return apply
+
+
+@pytest.mark.parametrize("resize_mode", ["crop", "squash"])
+def test_without_changes_it_is_the_evaluation_transform(augment, encode, photo, resize_mode):
+    preprocessing = Preprocessing((16, 24), resize_mode=resize_mode, mean=(0.4, 0.5, 0.6))
+    expected = preprocessing(encode(photo()))
+    np.testing.assert_array_equal(augment(Augmentation(), 1, preprocessing)[0], expected)
+
+
+def test_a_shift_of_the_whole_augmentation_starts_from_the_evaluation_transform(
+    augment, encode, photo
+):
+    expected = Preprocessing(16)(encode(photo())).numpy()
+    shifted = augment(Augmentation(crop="shift", shift_pixels=1), 200)
+    assert (shifted == expected).all(axis=(1, 2, 3)).mean() == pytest.approx(1 / 9, abs=0.08)
+    # What does not come from an edge is an unchanged part of the picture.
+    inner = expected[2:-2, 2:-2]
+    for picture in shifted:
+        assert any(
+            np.array_equal(picture[row : row + 12, column : column + 12], inner)
+            for row in (1, 2, 3)
+            for column in (1, 2, 3)
+        )
+
+
+def test_a_whole_inception_crop_is_a_squash(encode, photo):
+    preprocessing = Preprocessing(16, resize_mode="crop")
+    image_bytes = encode(photo(40, 40))
+    out = augment_image(
+        image_bytes,
+        tf.constant([0, 1], tf.int64),
+        preprocessing,
+        Augmentation(crop="inception", crop_area=(1.0, 1.0)),
+    )
+    expected = preprocessing.replace(resize_mode="squash")(image_bytes)
+    # No box but the whole picture has all of its area.
+    np.testing.assert_allclose(out, expected, atol=1e-6)
+
+
+def test_a_flip_happens_half_of_the_time_and_mirrors(augment):
+    plain = augment(Augmentation())[0]
+    pictures = augment(Augmentation(flip=True), 400)
+    flipped = (pictures == plain[:, ::-1]).all(axis=(1, 2, 3))
+    assert (flipped | (pictures == plain).all(axis=(1, 2, 3))).all()
+    assert 0.42 < flipped.mean() < 0.58
+
+
+ALL_CHANGES = Augmentation(crop="inception", flip=True, randaugment_layers=2)
+
+
+def test_the_same_seed_gives_the_same_picture(augment):
+    np.testing.assert_array_equal(augment(ALL_CHANGES, 20), augment(ALL_CHANGES, 20))
+
+
+def test_another_seed_gives_another_picture(augment):
+    assert len({picture.tobytes() for picture in augment(ALL_CHANGES, 20)}) >= 19
+
+
+def test_the_augmented_picture_is_normalised_as_in_evaluation(augment):
+    preprocessing = Preprocessing(16, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.2))
+    pictures = augment(ALL_CHANGES, 40, preprocessing)
+    assert pictures.dtype == np.float32
+    levels = (pictures * preprocessing.std + preprocessing.mean) * 255
+    # RandAugment leaves whole grey levels.
+    np.testing.assert_allclose(levels, np.round(levels), atol=1e-3)
+    assert levels.min() > -0.01
+    assert levels.max() < 255.01
+
+
+def test_bytes_that_are_no_image_are_refused():
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        augment_image(
+            tf.constant(b"no image"),
+            tf.constant([0, 1], tf.int64),
+            Preprocessing(8),
+            Augmentation(),
+        )
+
+
+# === Mixup ===
+
+
+def mixed(beta, seed, batch=4):
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(batch, 6, 5, 3)).astype(np.float32)
+    targets = np.eye(batch, dtype=np.float32)
+    new = mixup(images, targets, tf.constant([2, seed], tf.int64), beta)
+    return images, targets, *(part.numpy() for part in new)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mixup_blends_with_the_neighbour_images_and_targets_alike(seed):
+    images, targets, new_images, new_targets = mixed(1.0, seed)
+    a = new_targets[0, 0]
+    assert 0.5 <= a < 1
+    np.testing.assert_allclose(new_targets.sum(axis=1), 1, atol=1e-6)
+    for i in range(4):
+        expected = a * images[i] + (1 - a) * images[i - 1]
+        np.testing.assert_allclose(new_images[i], expected, atol=1e-6)
+        np.testing.assert_allclose(
+            new_targets[i], a * targets[i] + (1 - a) * targets[i - 1], atol=1e-6
+        )
+
+
+def shares(beta, count=2000):
+    images, targets = tf.zeros([2, 1, 1, 3]), tf.eye(2)
+    return np.array(over_seeds(lambda seed: mixup(images, targets, seed, beta)[1][0, 0], count))
+
+
+@pytest.mark.parametrize("beta", [0.2, 1.0])
+def test_the_share_follows_the_folded_beta_distribution(beta):
+    from scipy import stats
+
+    # a = max(b, 1 - b) for b ~ Beta: P(a <= t) = P(1 - t <= b <= t).
+    distribution = stats.beta(beta, beta)
+    result = stats.kstest(
+        shares(beta), lambda t: distribution.cdf(t) - distribution.cdf(1 - np.asarray(t))
+    )
+    assert result.pvalue > 0.001
+
+
+def test_a_share_is_a_number_for_the_smallest_beta():
+    a = shares(1e-4, 300)
+    assert np.isfinite(a).all()
+    assert ((a >= 0.5) & (a <= 1)).all()
+
+
+def test_mixup_of_the_same_seed_is_the_same_and_of_another_is_another():
+    first, again, other = (mixed(0.5, seed)[2] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+# === Settings ===
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("crop", "inceptoin"),
+        ("crop_area", (0.0, 1.0)),
+        ("crop_area", (0.5, 0.4)),
+        ("crop_area", (0.5, 1.1)),
+        ("shift_pixels", -1),
+        ("randaugment_layers", -1),
+        ("randaugment_magnitude", -0.5),
+        ("mixup", -0.1),
+    ],
+)
+def test_a_wrong_setting_is_named(field, value):
+    with pytest.raises(ValueError, match=rf"augmentation\.{field} must be"):
+        Augmentation(**{field: value})
+
+
+def test_the_ends_of_the_ranges_are_allowed():
+    Augmentation(crop_area=(1.0, 1.0), shift_pixels=0, randaugment_layers=0, mixup=0.0)
