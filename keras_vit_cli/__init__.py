@@ -7,6 +7,7 @@ imports another for its sake.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 
@@ -47,6 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(2)
     # TensorFlow's C++ notes (missing GPU drivers, CPU features) would hide what matters.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     try:
         importlib.import_module(f"keras_vit_cli.{command}").run(rest)
     except KeyboardInterrupt:

@@ -108,7 +108,7 @@ def _keras_answers(model: VisionTransformer, images: list[bytes]) -> np.ndarray:
 def _server(base: Path) -> Iterator[str]:
     """A server of its own process on a free port; gives its address."""
     command = [sys.executable, "-m", "keras_vit_cli", "serve", str(base), "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         lines = []
         for line in process.stdout or []:

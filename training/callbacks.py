@@ -60,6 +60,7 @@ class SaveProgress(keras.callbacks.Callback):
         model: the Vision Transformer that is trained.
         checkpoints: of the run.
         history: the rows of the epochs that are done; extended in place.
+        write: whether this process is the one that writes files. Default True.
     """
 
     def __init__(
@@ -68,10 +69,12 @@ class SaveProgress(keras.callbacks.Callback):
         model: VisionTransformer,
         checkpoints: Checkpoints,
         history: list[dict[str, float]],
+        write: bool = True,
     ) -> None:
         super().__init__()
         self._workdir = workdir
         self._vit = model
+        self._write = write
         self._checkpoints = checkpoints
         self._history = history
         self._start = 0.0
@@ -88,6 +91,8 @@ class SaveProgress(keras.callbacks.Callback):
         row["seconds"] = round(time.perf_counter() - self._start, 3)
         best = max((past["val_top1"] for past in self._history), default=-1.0)
         self._history.append(row)
+        if not self._write:
+            return
         self._checkpoints.save(TrainingState(epoch + 1, self._history))
         write_metrics(self._workdir / "metrics.csv", self._history)
         if row["val_top1"] > best:

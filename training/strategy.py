@@ -17,9 +17,10 @@ def make_strategy(
 
     Args:
         name: "auto" takes "multiworker" when TF_CONFIG names several workers, "tpu" when TPU_NAME
-            is set, "mirrored" for several GPUs (or `num_replicas` above 1), else "none".
+            is set, "mirrored" for several GPUs, several logical CPU devices, or `num_replicas`
+            above 1, else "none".
         num_replicas: how many devices "mirrored" uses. On a machine without GPUs the CPU is split
-            into this many logical devices. Default None: every GPU.
+            into this many logical devices. Default None: every GPU, or every logical CPU device.
 
     Returns:
         The strategy; the default one (a single device) for "none".
@@ -35,7 +36,7 @@ def make_strategy(
         raise ValueError(f"num_replicas must be at least 1, not {num_replicas}.")
     gpus = tf.config.list_physical_devices("GPU")
     if name == "auto":
-        name = _choose(len(gpus), num_replicas)
+        name = _choose(num_replicas or len(gpus) or _logical_cpus())
     if num_replicas is not None and name != "mirrored":
         raise ValueError(
             f"--num-replicas {num_replicas} goes with the strategy mirrored, not with {name}."
@@ -77,12 +78,18 @@ def is_multiworker(strategy: tf.distribute.Strategy) -> bool:
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
-def _choose(num_gpus: int, num_replicas: int | None) -> StrategyName:
+def _choose(num_devices: int) -> StrategyName:
     if _worker_count() > 1:
         return "multiworker"
     if os.environ.get("TPU_NAME"):
         return "tpu"
-    return "mirrored" if num_gpus > 1 or (num_replicas or 1) > 1 else "none"
+    return "mirrored" if num_devices > 1 else "none"
+
+
+def _logical_cpus() -> int:
+    """Devices that the CPU was split into, without starting TensorFlow."""
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    return len(tf.config.get_logical_device_configuration(cpu) or [None])
 
 
 def _worker_count() -> int:
@@ -99,7 +106,7 @@ def _mirrored_devices(num_gpus: int, num_replicas: int | None) -> list[str]:
         if wanted > num_gpus:
             raise ValueError(f"{wanted} replicas were asked for, but there are {num_gpus} GPUs.")
         return [f"GPU:{index}" for index in range(wanted)]
-    wanted = num_replicas or 1
+    wanted = num_replicas or _logical_cpus()
     (cpu,) = tf.config.list_physical_devices("CPU")
     try:
         tf.config.set_logical_device_configuration(

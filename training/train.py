@@ -153,6 +153,8 @@ def build_model(recipe: Recipe, source: DataSource) -> VisionTransformer:
     config = dataclasses.asdict(recipe.model)
     variant = config.pop("variant")
     overrides = {key: value for key, value in config.items() if value is not None}
+    if overrides.keys() & {"image_size", "patch_size", "hidden_dim", "depth", "num_heads"}:
+        overrides["name"] = "custom_vit"  # the variant's own name would promise its sizes
     overrides["class_token"] = recipe.model.pooling == "token"
     model = create_model(variant, num_classes=len(source.labels), labels=source.labels, **overrides)
     model.preprocessing = Preprocessing(
@@ -213,14 +215,14 @@ def _fit(
     validation = evaluation_batches(
         source, "test", model.preprocessing, batch_size=recipe.batch_size
     ).map(lambda images, labels: (images, tf.one_hot(labels, num_classes)))
-    callbacks: list[keras.callbacks.Callback] = [StopWhenNotFinite(workdir)]
+    progress = ShowProgress(steps, recipe.batch_size, recipe.epochs)
+    callbacks: list[keras.callbacks.Callback] = [
+        StopWhenNotFinite(workdir),
+        SaveProgress(workdir, model, checkpoints, history, write=chief),
+    ]
     if chief:
-        progress = ShowProgress(steps, recipe.batch_size, recipe.epochs)
-        callbacks += [
-            progress,
-            SaveProgress(workdir, model, checkpoints, history),
-            keras.callbacks.TensorBoard(str(workdir / "tensorboard"), write_graph=False),
-        ]
+        tensorboard = keras.callbacks.TensorBoard(str(workdir / "tensorboard"), write_graph=False)
+        callbacks += [progress, tensorboard]
     try:
         trained.fit(
             batches,
@@ -233,5 +235,4 @@ def _fit(
             shuffle=False,  # the batches come shuffled
         )
     finally:
-        if chief:
-            progress.stop()
+        progress.stop()

@@ -1,6 +1,8 @@
 """Choosing devices."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -17,6 +19,20 @@ def test_one_cpu_needs_no_strategy():
     strategy = make_strategy("auto")
     assert strategy.num_replicas_in_sync == 1
     assert is_chief(strategy)
+
+
+def test_logical_devices_are_used_when_they_are_there():
+    script = (
+        "import tensorflow as tf\n"
+        "from training.strategy import make_strategy\n"
+        "(cpu,) = tf.config.list_physical_devices('CPU')\n"
+        "two = [tf.config.LogicalDeviceConfiguration()] * 2\n"
+        "tf.config.set_logical_device_configuration(cpu, two)\n"
+        "assert make_strategy('auto').num_replicas_in_sync == 2\n"
+        "assert make_strategy('mirrored').num_replicas_in_sync == 2\n"
+        "assert make_strategy('none').num_replicas_in_sync == 1\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_multiworker_explains_tf_config(monkeypatch):

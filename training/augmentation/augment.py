@@ -77,6 +77,7 @@ def inception_crop(pixels: tf.Tensor, seed: tf.Tensor, area: tuple[float, float]
         seed,
         aspect_ratio_range=(3 / 4, 4 / 3),
         area_range=area,
+        min_object_covered=0.0,  # else no crop covers less than a tenth
         max_attempts=10,
         use_image_if_no_bounding_boxes=True,
     )

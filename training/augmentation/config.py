@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
+
+_Crop = Literal["none", "shift", "inception"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
     """Random changes to the training images."""
 
-    crop: Literal["none", "shift", "inception"] = "none"
+    crop: _Crop = "none"
     """Geometry: as in evaluation, moved by a few pixels, or a random resized crop (Szegedy et al.,
     2015)."""
 
@@ -33,6 +35,10 @@ class Augmentation:
     """Beta parameter of mixup (Zhang et al., 2018); 0 for none."""
 
     def __post_init__(self) -> None:
+        if self.crop not in get_args(_Crop):
+            raise ValueError(
+                f"augmentation.crop must be one of {', '.join(get_args(_Crop))}, not {self.crop!r}."
+            )
         low, high = self.crop_area
         if not 0 < low <= high <= 1:
             raise ValueError(

@@ -127,7 +127,7 @@ def _class_files(folder: Path) -> dict[str, list[Path]]:
         entry.name: sorted(
             file
             for file in entry.rglob("*")
-            if file.suffix.lower() in _EXTENSIONS and not file.name.startswith(".")
+            if file.suffix.lower() in _EXTENSIONS and not _is_hidden(file.relative_to(entry))
         )
         for entry in sorted(folder.iterdir())
         if entry.is_dir() and not entry.name.startswith(".")
@@ -143,6 +143,11 @@ def _class_files(folder: Path) -> dict[str, list[Path]]:
             f"end in {', '.join(_EXTENSIONS)}."
         )
     return classes
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether the file, or a folder that it is in, is: thumbnails, notebook checkpoints."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _without_bad_images(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import os
@@ -22,6 +23,8 @@ _REASONS = {
     "cut short": "its header is cut short",
     "max_pixels": "its header announces too many pixels",
 }
+# A link to nothing, no permission, a broken disk: not remembered, it may be mended.
+_CLOSED = "it cannot be opened"
 
 
 def unreadable_images(root: Path, files: list[Path], report: Report) -> dict[Path, str]:
@@ -45,23 +48,21 @@ def unreadable_images(root: Path, files: list[Path], report: Report) -> dict[Pat
     reasons = dict(zip(new, _check_all(new, report), strict=True))
     reasons |= {file: known[keys[file]] for file in files if keys[file] in known}
     if new:
-        _write_index(index_file, {keys[file]: reasons[file] for file in files})
+        found = {keys[file]: reasons[file] for file in files if reasons[file] != _CLOSED}
+        _write_index(index_file, found)
     return {file: reasons[file] for file in files if reasons[file]}
 
 
 def _check_all(files: list[Path], report: Report) -> list[str]:
     """The reason why each file cannot be decoded; empty where it can."""
-    max_pixels = Preprocessing().max_pixels
-
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
-    def decode(path: tf.Tensor) -> tf.Tensor:
-        return tf.size(decode_image(tf.io.read_file(path), max_pixels))
 
     def check(file: Path) -> str:
         try:
-            size = int(decode(tf.constant(str(file))))
-        except tf.errors.OpError as error:
+            size = int(_decoded_size(tf.constant(str(file))))
+        except tf.errors.InvalidArgumentError as error:
             return _reason(file, error)
+        except tf.errors.OpError:
+            return _CLOSED
         return "" if size else "it has no pixels"
 
     reasons: list[str] = []
@@ -75,7 +76,12 @@ def _check_all(files: list[Path], report: Report) -> list[str]:
     return reasons
 
 
-def _reason(file: Path, error: tf.errors.OpError) -> str:
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+def _decoded_size(path: tf.Tensor) -> tf.Tensor:
+    return tf.size(decode_image(tf.io.read_file(path), Preprocessing().max_pixels))
+
+
+def _reason(file: Path, error: tf.errors.InvalidArgumentError) -> str:
     """One line that a person understands."""
     if not file.stat().st_size:
         return "it is empty"
@@ -87,7 +93,7 @@ def _reason(file: Path, error: tf.errors.OpError) -> str:
 
 def _key(root: Path, file: Path) -> str:
     """What the index knows a file by: its place, size and time of change."""
-    status = file.stat()
+    status = file.stat() if file.exists() else file.lstat()  # of the link, if it leads nowhere
     return f"{file.relative_to(root)} {status.st_size} {status.st_mtime_ns}"
 
 
@@ -100,7 +106,7 @@ def _index_file(root: Path) -> Path:
 def _read_index(path: Path) -> dict[str, str]:
     try:
         return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):  # none yet, or cut short: everything is looked at
+    except (OSError, ValueError):  # none yet, or damaged: everything is looked at
         return {}
 
 
@@ -111,4 +117,5 @@ def _write_index(path: Path, entries: dict[str, str]) -> None:
         temporary.write_text(json.dumps(entries))
         temporary.replace(path)
     except OSError:  # a cache that cannot be written costs time at the next start, nothing else
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # nor may it be there to remove
+            temporary.unlink()

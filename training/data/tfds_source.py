@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 import fcntl
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import tensorflow as tf
@@ -91,10 +92,9 @@ def open_digits(data_dir: str | Path | None) -> TfdsSource:
     """The embedded digits, prepared on first use."""
     from training.data.digits import Digits
 
-    builder = Digits(data_dir=None if data_dir is None else str(data_dir))
-    with _one_at_a_time(Path(builder.data_dir)):
-        builder.download_and_prepare()
-    return TfdsSource("digits", builder)
+    make = functools.partial(Digits, data_dir=None if data_dir is None else str(data_dir))
+    _prepare(make)
+    return TfdsSource("digits", make())
 
 
 def open_tfds(name: str, data_dir: str | Path | None) -> TfdsSource:
@@ -110,22 +110,34 @@ def open_tfds(name: str, data_dir: str | Path | None) -> TfdsSource:
     Raises:
         ValueError: if there is no such data set, or it cannot be prepared.
     """
+    make = functools.partial(
+        tfds.builder, name, data_dir=None if data_dir is None else str(data_dir)
+    )
     try:
-        builder = tfds.builder(name, data_dir=None if data_dir is None else str(data_dir))
+        directory = make().data_dir
     except tfds.core.DatasetNotFoundError as error:
         near = difflib.get_close_matches(name.split("/")[0], tfds.list_builders(), n=3)
         hint = f" Did you mean {', '.join(near)}?" if near else ""
         raise ValueError(f"TFDS has no data set {name!r}.{hint}") from error
-    with _one_at_a_time(Path(builder.data_dir)):
-        try:
-            builder.download_and_prepare()
-        except (OSError, tfds.download.DownloadError) as error:
-            raise ValueError(
-                f"tfds:{name} is not prepared in {builder.data_dir}, and preparing it failed "
-                f"({error}). Prepare it where there is a network, `tfds build {name} --data_dir "
-                f"DIR`, and give --data-dir DIR."
-            ) from error
-    return TfdsSource(f"tfds:{name}", builder)
+    try:
+        _prepare(make)
+    except (OSError, tfds.download.DownloadError) as error:
+        raise ValueError(
+            f"tfds:{name} is not prepared in {directory}, and preparing it failed ({error}). "
+            f"Prepare it where there is a network, `tfds build {name} --data_dir DIR`, and give "
+            f"--data-dir DIR."
+        ) from error
+    return TfdsSource(f"tfds:{name}", make())
+
+
+def _prepare(make: Callable[[], tfds.core.DatasetBuilder]) -> None:
+    """Write a data set that is not there yet; TFDS moves it into place when it is complete."""
+    directory = Path(make().data_dir)
+    if directory.exists():  # nothing is written: it may be someone else's
+        return
+    with _one_at_a_time(directory):
+        # A new builder each time: one that is older than the data does not know its splits.
+        make().download_and_prepare()
 
 
 @contextlib.contextmanager
