@@ -132,6 +132,7 @@ def get_variant(name: str) -> Variant:
 
 def create_model(
     name: str,
+    /,
     num_classes: int = 1000,
     image_size: int | tuple[int, int] | None = None,
     **overrides: Any,
@@ -142,7 +143,7 @@ def create_model(
         name: a timm name or a paper name; see `list_models`.
         num_classes: outputs of the head; 0 leaves the head out. Default 1000.
         image_size: height and width of the input. Default None: the variant's own.
-        **overrides: any other argument of `VisionTransformer`.
+        **overrides: any other argument of `VisionTransformer`, its `name` included.
 
     Returns:
         The `VisionTransformer`.
@@ -153,7 +154,7 @@ def create_model(
 
     Example:
         >>> create_model("ViT-Ti/16", num_classes=10, image_size=32).count_params()
-        5527306
+        5489482
     """
     variant = get_variant(name)
     arguments = variant.arguments() | overrides | {"num_classes": num_classes}
@@ -170,7 +171,7 @@ def create_model(
     return VisionTransformer(**arguments)
 
 
-def count_parameters(name: str, num_classes: int = 1000, **overrides: Any) -> int:
+def count_parameters(name: str, /, num_classes: int = 1000, **overrides: Any) -> int:
     """How many parameters a variant has, without allocating them.
 
     Args:

@@ -114,7 +114,7 @@ def serving_copy(model: VisionTransformer, dtype: str) -> VisionTransformer:
 
     Example:
         >>> model = VisionTransformer(32, 8, hidden_dim=16, depth=1, num_heads=2, num_classes=3)
-        >>> serving_copy(model, "bfloat16").dtype_policy.name
+        >>> serving_copy(model, "bfloat16").blocks[0].compute_dtype
         'bfloat16'
     """
     copy = VisionTransformer.from_config({**model.get_config(), "dtype": dtype})

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ class ShowProgress(keras.callbacks.Callback):
         steps: in an epoch.
         batch_size: images in a step.
         epochs: of the whole run.
-        console: where to draw. Default: the terminal.
+        report: called with the line of each epoch. Default `print`.
     """
 
     def __init__(
@@ -114,22 +115,23 @@ class ShowProgress(keras.callbacks.Callback):
         steps: int,
         batch_size: int,
         epochs: int,
-        console: rich.console.Console | None = None,
+        report: Callable[[str], None] = print,
     ) -> None:
         super().__init__()
         self._steps = steps
         self._batch_size = batch_size
         self._epochs = epochs
-        self._console = console or rich.console.Console()
+        self._report = report
+        console = rich.console.Console()
         self._progress = rich.progress.Progress(
             rich.progress.TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
             rich.progress.BarColumn(),
             rich.progress.TaskProgressColumn(),
             rich.progress.TextColumn("{task.fields[text]}"),
             rich.progress.TimeRemainingColumn(),
-            console=self._console,
+            console=console,
             transient=True,
-            disable=not self._console.is_terminal,
+            disable=not console.is_terminal,
         )
         self._task: rich.progress.TaskID | None = None
         self._start = 0.0
@@ -162,13 +164,11 @@ class ShowProgress(keras.callbacks.Callback):
         logs = logs or {}
         seconds = time.perf_counter() - self._start
         left = seconds * (self._epochs - epoch - 1)
-        self._console.print(
+        self._report(
             f"epoch {epoch + 1:>3}/{self._epochs}  loss {logs['loss']:.4f}  "
             f"top1 {logs['top1']:.4f}  val_loss {logs['val_loss']:.4f}  "
             f"val_top1 {logs['val_top1']:.4f}  {self._rate:,.0f} images/s  "
-            f"{_duration(left)} left",
-            highlight=False,
-            soft_wrap=True,
+            f"{_duration(left)} left"
         )
 
     def on_train_end(self, logs: Any = None) -> None:

@@ -32,8 +32,9 @@ def make_optimizer(
 
     Example:
         >>> model = VisionTransformer(32, 8, hidden_dim=16, depth=1, num_heads=2, num_classes=3)
-        >>> make_optimizer(model, OptimizerConfig(), ScheduleConfig(), 10, 10).name
-        'adamw'
+        >>> optimizer = make_optimizer(model, OptimizerConfig(), ScheduleConfig(), 10, 10)
+        >>> type(optimizer).__name__
+        'AdamW'
     """
     total = steps_per_epoch * epochs
     warmup = round(steps_per_epoch * schedule.warmup_epochs)

@@ -187,7 +187,7 @@ RECIPES: dict[str, Recipe] = {
     # The small one that runs anywhere: scikit-learn's handwritten digits, 8 x 8 pixels.
     "digits": Recipe(
         data="digits",
-        epochs=80,
+        epochs=100,
         batch_size=64,
         label_smoothing=0.1,
         model=ModelConfig(
@@ -196,11 +196,11 @@ RECIPES: dict[str, Recipe] = {
             hidden_dim=128,
             depth=4,
             num_heads=4,
-            drop_path_rate=0.2,
+            drop_path_rate=0.1,
         ),
         preprocessing=PreprocessingConfig(crop_fraction=1.0),
         optimizer=OptimizerConfig(learning_rate=2e-3),
-        augmentation=Augmentation(crop="shift", shift_pixels=1),
+        augmentation=Augmentation(crop="shift", shift_pixels=1, mixup=0.4),
     ),
     # One's own images in folders, from scratch, after "How to train your ViT?" (Steiner et al.,
     # 2022): the light2 arm of augmentation for a small data set.

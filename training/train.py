@@ -138,7 +138,7 @@ def train(
     if start_epoch < recipe.epochs:
         if start_epoch:
             report(f"Going on after epoch {start_epoch} of {recipe.epochs}.")
-        _fit(recipe, workdir, source, model, trained, checkpoints, history, steps, chief)
+        _fit(recipe, workdir, source, trained, checkpoints, history, chief, report)
     else:
         report(f"All {recipe.epochs} epochs are done already.")
     if chief:
@@ -194,14 +194,15 @@ def _fit(
     recipe: Recipe,
     workdir: Path,
     source: DataSource,
-    model: VisionTransformer,
     trained: TrainedModel,
     checkpoints: Checkpoints,
     history: list[dict[str, float]],
-    steps: int,
     chief: bool,
+    report: Callable[[str], None],
 ) -> None:
     """Run the epochs that are left."""
+    model = trained.model
+    steps = steps_per_epoch(source, recipe.batch_size)
     batches = training_batches(
         source,
         model.preprocessing,
@@ -215,7 +216,7 @@ def _fit(
     validation = evaluation_batches(
         source, "test", model.preprocessing, batch_size=recipe.batch_size
     ).map(lambda images, labels: (images, tf.one_hot(labels, num_classes)))
-    progress = ShowProgress(steps, recipe.batch_size, recipe.epochs)
+    progress = ShowProgress(steps, recipe.batch_size, recipe.epochs, report)
     callbacks: list[keras.callbacks.Callback] = [
         StopWhenNotFinite(workdir),
         SaveProgress(workdir, model, checkpoints, history, write=chief),
