@@ -37,7 +37,7 @@ def demo(workdir: Path = Path("runs/demo"), epochs: int | None = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from serving.export import export_model, list_versions
+    from serving.export import export_model
     from training.data import load_source
     from training.recipes import RECIPES
     from training.train import train
@@ -58,7 +58,7 @@ def demo(workdir: Path = Path("runs/demo"), epochs: int | None = None) -> None:
     console.rule("export")
     base = workdir / "served" / "digits"
     export = export_model(model, base)
-    print(f"{export.path}  {export.megabytes:.1f} MB, version {list_versions(base)[-1]}")
+    print(f"{export.path}  {export.megabytes:.1f} MB")
 
     console.rule("serve and query")
     images, labels = _test_images(load_source(recipe.data))

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from keras_vit import VisionTransformer
+from keras_vit.atomic_files import hidden_sibling, publish
 from serving.export_check import check_export
 from serving.signatures import ServedModel
+from serving.version_directory import list_versions
 
 DTYPES = ("float32", "bfloat16")
 
@@ -83,7 +80,7 @@ def export_model(
     copy = serving_copy(model, dtype)
     served = ServedModel(copy, top_k)
     signatures = served.signatures()
-    with _hidden_directory(target) as directory:
+    with hidden_sibling(target) as directory:
         # Gradients of custom functions are of no use to a server, and not every one can be saved.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(
@@ -127,72 +124,32 @@ def serving_copy(model: VisionTransformer, dtype: str) -> VisionTransformer:
     return copy
 
 
-def list_versions(base: str | Path) -> list[int]:
-    """The version numbers under a base directory, as TF Serving reads them.
-
-    Args:
-        base: the directory of a served model.
-
-    Returns:
-        The numbers, ascending; empty if the directory does not exist.
-
-    Example:
-        >>> list_versions("no/such/directory")
-        []
-    """
-    base = Path(base)
-    if not base.is_dir():
-        return []
-    return sorted(int(entry.name) for entry in base.iterdir() if re.fullmatch(r"\d+", entry.name))
-
-
 def _target(base: Path, version: int | None) -> Path:
     """The directory to publish, checked before any work is done."""
     if base.exists() and not base.is_dir():
         raise ValueError(
             f"The export base {base} is a file: give a directory; versions go into BASE/1, BASE/2."
         )
-    versions = list_versions(base)
+    versions = list_versions(str(base)) if base.exists() else {}
+    following = max(versions, default=0) + 1
     if version is None:
-        version = versions[-1] + 1 if versions else 1
+        version = following
     if version < 1:
         raise ValueError(f"version must be a positive number, not {version}.")
     if version in versions:
         raise ValueError(
             f"Version {version} exists already in {base}, and a server may be using it: leave out "
-            f"--version to take {versions[-1] + 1}, or name another number."
+            f"--version to take {following}, or name another number."
         )
     return base / str(version)
 
 
-@contextlib.contextmanager
-def _hidden_directory(target: Path) -> Iterator[Path]:
-    """A directory beside the target that no server looks at; gone afterwards."""
-    directory = target.parent / f".export-{target.name}-{os.getpid()}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
 def _publish(directory: Path, target: Path) -> None:
-    """Make the files durable, then visible, all at once."""
-    for path in [*directory.rglob("*"), directory]:
-        _fsync(path)
+    """Make the version visible, unless another export has taken its number meanwhile."""
     try:
-        directory.rename(target)
+        publish(directory, target, replace=False)
     except OSError as error:
         raise ValueError(
             f"{target} could not be published ({error.strerror}): another export may have taken "
             f"this version; run the export again."
         ) from error
-    _fsync(target.parent)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,7 +15,8 @@ import rich.console
 import rich.progress
 
 from keras_vit import VisionTransformer
-from training.checkpoints import Checkpoints, TrainingState, hidden_sibling, publish, write_text
+from keras_vit.atomic_files import hidden_sibling, publish, write_text
+from training.checkpoints import Checkpoints, TrainingState
 
 
 class TrainingDivergedError(ArithmeticError):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+from keras_vit.atomic_files import hidden_sibling, publish
 
 _NAME = re.compile(r"epoch_(\d{5})")
 _NUMBER = re.compile(r"_\d+(?=/|$)")
@@ -126,45 +126,6 @@ class Checkpoints:
             if _sha256(path / name) != digest:
                 raise ValueError(f"{name} is not what was written")
         return TrainingState(epoch=content["epoch"], history=content["history"])
-
-
-@contextlib.contextmanager
-def hidden_sibling(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write to, hidden, and gone afterwards unless it was published."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}{target.suffix}")
-    try:
-        yield temporary
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
-
-
-def publish(temporary: Path, target: Path) -> None:
-    """Make a file or a directory durable, then visible under its name, replacing what was there."""
-    for path in [*temporary.rglob("*"), temporary] if temporary.is_dir() else [temporary]:
-        _fsync(path)
-    if target.is_dir():
-        shutil.rmtree(target)
-    temporary.replace(target)
-    _fsync(target.parent)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with hidden_sibling(path) as temporary:
-        temporary.write_text(text)
-        publish(temporary, path)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sha256(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from training.checkpoints import hidden_sibling, publish
+from keras_vit.atomic_files import hidden_sibling, publish
 
 
 def plot_curves(history: list[dict[str, float]], path: Path, title: str) -> None:

@@ -187,7 +187,7 @@ RECIPES: dict[str, Recipe] = {
     # The small one that runs anywhere: scikit-learn's handwritten digits, 8 x 8 pixels.
     "digits": Recipe(
         data="digits",
-        epochs=100,
+        epochs=80,
         batch_size=64,
         label_smoothing=0.1,
         model=ModelConfig(

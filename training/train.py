@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from keras_vit import Preprocessing, VisionTransformer, create_model
+from keras_vit.atomic_files import write_text
 from training.callbacks import (
     SaveProgress,
     ShowProgress,
@@ -18,7 +20,7 @@ from training.callbacks import (
     save_model,
     write_metrics,
 )
-from training.checkpoints import Checkpoints, write_text
+from training.checkpoints import Checkpoints
 from training.curves import plot_curves
 from training.data import (
     DataSource,
@@ -31,6 +33,10 @@ from training.optimizer import make_optimizer
 from training.recipes import Recipe, StrategyName, difference
 from training.strategy import is_chief, make_strategy
 from training.train_step import TrainedModel
+
+
+# Test images with fewer pixel values in all (256 MB) are decoded once and kept in memory.
+_CACHED_VALUES = 64_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,6 +222,8 @@ def _fit(
     validation = evaluation_batches(
         source, "test", model.preprocessing, batch_size=recipe.batch_size
     ).map(lambda images, labels: (images, tf.one_hot(labels, num_classes)))
+    if source.splits["test"] * math.prod(model.preprocessing.output_shape) < _CACHED_VALUES:
+        validation = validation.cache()  # the same images in every epoch
     progress = ShowProgress(steps, recipe.batch_size, recipe.epochs, report)
     callbacks: list[keras.callbacks.Callback] = [
         StopWhenNotFinite(workdir),

@@ -14,8 +14,8 @@ import tensorflow as tf
 from serving.local_server.model_config import ModelConfig
 from serving.local_server.servable import Servable
 from serving.local_server.status import StatusError, code_of, invalid, raise_runtime_error
-from serving.local_server.version_directory import list_versions, snapshot
 from serving.local_server.warmup import warm_up
+from serving.version_directory import list_versions, snapshot
 
 logger = logging.getLogger(__name__)
 

@@ -25,9 +25,9 @@ from serving.client import (
 )
 from serving.local_server.model_config import ModelConfig
 from serving.local_server.server import LocalServer
-from serving.local_server.version_directory import list_versions
 from serving.startup import ServeError
 from serving.tensors import write_tensor
+from serving.version_directory import list_versions
 
 RED = png((255, 0, 0))
 

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from training.checkpoints import Checkpoints, TrainingState, write_text
+from keras_vit.atomic_files import write_text
+from training.checkpoints import Checkpoints, TrainingState
 
 
 @pytest.fixture
