@@ -34,7 +34,6 @@ from training.recipes import Recipe, StrategyName, difference
 from training.strategy import is_chief, make_strategy
 from training.train_step import TrainedModel
 
-
 # Test images with fewer pixel values in all (256 MB) are decoded once and kept in memory.
 _CACHED_VALUES = 64_000_000
 

@@ -124,11 +124,19 @@ def test_evaluate_prints_one_line_of_json(finish, trained):
 def test_two_replicas_train_too(home, finish):
     workdir = home / "runs" / "mirrored"
     status, output, errors = finish(
-        *TRAIN, "--workdir", workdir, "--strategy", "mirrored", "--num-replicas", "2"
+        *TRAIN,
+        "--workdir",
+        workdir,
+        "--epochs",
+        "2",
+        "--strategy",
+        "mirrored",
+        "--num-replicas",
+        "2",
     )
     assert status == 0, errors
     assert "2 replica(s)" in output
-    assert epochs_in(workdir) == list(range(1, 13))
+    assert epochs_in(workdir) == [1, 2]
 
 
 @pytest.mark.slow
@@ -147,11 +155,20 @@ def test_two_workers_train_together(home, start):
             "cluster": {"worker": [f"127.0.0.1:{port}" for port in ports]},
             "task": {"type": "worker", "index": index},
         }
-        processes.append(start(*TRAIN, "--workdir", workdir, env={"TF_CONFIG": json.dumps(config)}))
+        processes.append(
+            start(
+                *TRAIN,
+                "--workdir",
+                workdir,
+                "--epochs",
+                "2",
+                env={"TF_CONFIG": json.dumps(config)},
+            )
+        )
     outputs = [process.communicate(timeout=400) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert "2 replica(s)" in outputs[0][0]
-    assert epochs_in(workdir) == list(range(1, 13))
+    assert epochs_in(workdir) == [1, 2]
     assert (workdir / "model.keras").exists()
 
 
@@ -163,7 +180,7 @@ def served(home, start, finish, trained):
     assert str(home / "served" / "digits" / "1") in output
     process = start("serve", home / "served" / "digits", "--port", "0", "--server", "local")
     line = process.stdout.readline()
-    found = re.search(r"Serving digits version 1 at (\S+)", line)
+    found = re.search(r"Serving digits version 1 at (\S+:\d+)", line)
     assert found, (line, process.communicate())
     yield found[1]
     process.send_signal(signal.SIGTERM)

@@ -87,8 +87,12 @@ def ran(home, port, environment):
         )
         if name == "serve":
             server = process
-            outputs[name] = process.stdout.readline()
-            assert "Serving" in outputs[name], outputs[name] + process.communicate()[0]
+            outputs[name] = ""
+            for printed in process.stdout:  # warnings may come first
+                outputs[name] += printed
+                if "Serving" in printed:
+                    break
+            assert "Serving photos version 1" in outputs[name], outputs[name]
         else:
             outputs[name] = process.communicate(timeout=300)[0]
             assert process.returncode == 0, outputs[name]

@@ -5,7 +5,14 @@ import pytest
 import tensorflow as tf
 
 from keras_vit import Preprocessing
-from training.augmentation.augment import augment_image, inception_crop, mixup, shift
+from keras_vit.decoding import decode_image
+from training.augmentation.augment import (
+    augment_image,
+    decode_inception_crop,
+    inception_crop,
+    mixup,
+    shift,
+)
 from training.augmentation.config import Augmentation
 
 
@@ -69,6 +76,33 @@ def test_an_inception_crop_is_a_part_of_the_picture(photo):
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 50)])
 def test_an_inception_crop_of_a_very_small_picture_keeps_a_pixel(size):
     assert crop_sizes((0.05, 1.0), 50, *size).min() >= 1
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "BMP"])
+def test_a_decoded_inception_crop_is_that_of_the_decoded_picture(image_format, encode, photo):
+    image_bytes = encode(photo(60, 90), image_format)
+    whole = decode_image(image_bytes, 10_000)
+    for i in range(12):
+        seed = tf.constant([5, i], tf.int64)
+        ours = decode_inception_crop(image_bytes, seed, (0.05, 1.0), 10_000).numpy()
+        expected = inception_crop(whole, seed, (0.05, 1.0)).numpy()
+        assert ours.shape == expected.shape
+        if image_format == "JPEG":  # at its edge, colour is interpolated inside the box alone
+            ours, expected = ours[2:-2, 2:-2], expected[2:-2, 2:-2]
+        np.testing.assert_array_equal(ours, expected)
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "BMP"])
+def test_an_inception_crop_of_too_many_pixels_is_refused(image_format, encode, photo):
+    image_bytes = encode(photo(60, 90), image_format)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="more than max_pixels=5399"):
+        decode_inception_crop(image_bytes, tf.constant([0, 1], tf.int64), (0.05, 0.1), 5399)
+
+
+@pytest.mark.parametrize("cut", [b"\xff\xd8\xff", b"\xff\xd8\xff\xe0 and so on", b""])
+def test_an_inception_crop_of_what_is_no_image_is_refused(cut):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode_inception_crop(tf.constant(cut), tf.constant([0, 1], tf.int64), (0.05, 1.0), 100)
 
 
 # === Shift ===
@@ -255,10 +289,14 @@ def test_mixup_of_the_same_seed_is_the_same_and_of_another_is_another():
         ("crop_area", (0.0, 1.0)),
         ("crop_area", (0.5, 0.4)),
         ("crop_area", (0.5, 1.1)),
+        ("crop_area", (0.5,)),
+        ("crop_area", (float("nan"), 1.0)),
         ("shift_pixels", -1),
         ("randaugment_layers", -1),
         ("randaugment_magnitude", -0.5),
         ("mixup", -0.1),
+        ("mixup", float("nan")),
+        ("randaugment_magnitude", float("inf")),
     ],
 )
 def test_a_wrong_setting_is_named(field, value):

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from training.data import image_check, load_source
+from training.data.folder_source import FolderSource
 
 
 @pytest.fixture(autouse=True)
@@ -119,6 +120,18 @@ def test_shuffled_gives_every_file_once_in_an_order_of_the_seed(folder, open_fol
     assert sorted(names(1)) == sorted(str(path).encode() for path in listed(source, "train"))
     assert names(1) == names(1)
     assert names(1) != names(2)
+
+
+def test_the_paths_are_not_copied_into_the_graph_of_an_epoch():
+    files = [(Path(f"cat/{i}.png"), 0) for i in range(1000)]
+    source = FolderSource("folder:x", ("cat",), {"train": files})
+
+    @tf.function
+    def epoch(seed):
+        return source.shuffled("train", seed)._variant_tensor
+
+    graph = epoch.get_concrete_function(tf.TensorSpec([], tf.int64)).graph
+    assert "cat/7.png" not in str(graph.as_graph_def())
 
 
 def test_class_folders_alone_are_split_in_each_class(folder, open_folder):

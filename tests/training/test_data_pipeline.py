@@ -222,6 +222,25 @@ class TinyLightsUntested(_TinyBuilder):
     SPLITS = {"train": 4}  # noqa: RUF012
 
 
+class TinyLightsSecret(_TinyBuilder):
+    """A test split without labels, as ImageNet has."""
+
+    SPLITS = {"train": 4, "validation": 3, "test": 5}  # noqa: RUF012
+
+    def _generate_examples(self, count):
+        for i, example in super()._generate_examples(count):
+            yield i, example | ({"label": -1} if count == self.SPLITS["test"] else {})
+
+
+class TinyLightsByHand(_TinyBuilder):
+    """Files that only a person may fetch, as ImageNet's."""
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "post an order to the archive"
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(len(list(dl_manager.manual_dir.iterdir())))}
+
+
 class TinyTexts(_TinyBuilder):
     """Not an image classification set."""
 
@@ -270,6 +289,18 @@ def test_a_validation_split_stands_in_for_a_missing_test_split(tmp_path):
 def test_a_tfds_data_set_without_a_test_split_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"has the splits train, but train and test"):
         open_tfds("tiny_lights_untested", tmp_path)
+
+
+def test_a_test_split_with_secret_labels_gives_way_to_the_validation_split(tmp_path):
+    source = open_tfds("tiny_lights_secret", tmp_path)
+    assert source.splits["test"] == 3
+    labels = {int(example["label"]) for example in source.examples("test").as_numpy_iterator()}
+    assert labels == {0, 1}
+
+
+def test_a_tfds_data_set_to_be_fetched_by_hand_says_how(tmp_path):
+    with pytest.raises(ValueError, match=r"not prepared in .*\spost an order to the archive"):
+        load_source("tfds:tiny_lights_by_hand", data_dir=tmp_path)
 
 
 @pytest.mark.parametrize("builder_class", [TinyTexts, TinyUnlabelled])

@@ -37,10 +37,13 @@ def augment_image(
         TensorShape([8, 8, 3])
     """
     seeds = tf.unstack(tf.random.split(seed, 3))
-    pixels = decode_image(image_bytes, preprocessing.max_pixels)  # [h, w, 3]
+    max_pixels = preprocessing.max_pixels
     if augmentation.crop == "inception":
-        pixels = inception_crop(pixels, seeds[0], augmentation.crop_area)
+        area = augmentation.crop_area
+        pixels = decode_inception_crop(image_bytes, seeds[0], area, max_pixels)  # [h', w', 3]
         preprocessing = preprocessing.replace(resize_mode="squash")
+    else:
+        pixels = decode_image(image_bytes, max_pixels)  # [h, w, 3]
     # Back to pixels: RandAugment and the fill of a shift work on grey levels.
     pixels = preprocessing.resize(pixels)  # [H, W, 3] in 0 ... 255
     if augmentation.crop == "shift":
@@ -53,6 +56,52 @@ def augment_image(
             levels, seeds[2], augmentation.randaugment_layers, augmentation.randaugment_magnitude
         )
     return preprocessing.normalize(pixels)
+
+
+def decode_inception_crop(
+    image_bytes: tf.Tensor, seed: tf.Tensor, area: tuple[float, float], max_pixels: int
+) -> tf.Tensor:
+    """Decode a random box of an image; of a JPEG nothing else is decoded.
+
+    Args:
+        image_bytes: string scalar, an encoded image.
+        seed: int64 [2].
+        area: as in `inception_crop`, which draws the same box.
+        max_pixels: limit on the pixels of the whole image, read from the header.
+
+    Returns:
+        uint8 [h', w', 3]. The edges of a JPEG's box may differ by a few grey levels from those of
+        `inception_crop`: colour is interpolated inside the box alone.
+
+    Raises:
+        tf.errors.InvalidArgumentError: if the bytes are not an image, or one with too many pixels.
+
+    Example:
+        >>> image_bytes = tf.io.encode_jpeg(tf.zeros([9, 9, 3], tf.uint8))
+        >>> seed = tf.constant([0, 1], tf.int64)
+        >>> decode_inception_crop(image_bytes, seed, (0.5, 1.0), max_pixels=100).shape[-1]
+        3
+    """
+
+    def jpeg() -> tf.Tensor:
+        shape = tf.io.extract_jpeg_shape(image_bytes)
+        announced = tf.cast(shape[0], tf.int64) * tf.cast(shape[1], tf.int64)
+        guard = tf.debugging.Assert(
+            announced <= max_pixels,
+            [f"the image header announces more than max_pixels={max_pixels} pixels:", shape],
+        )
+        with tf.control_dependencies([] if guard is None else [guard]):
+            begin, size = _inception_box(shape, seed, area)
+        window = tf.concat([begin[:2], size[:2]], axis=0)
+        return tf.io.decode_and_crop_jpeg(
+            image_bytes, window, channels=3, dct_method="INTEGER_ACCURATE"
+        )
+
+    def other() -> tf.Tensor:
+        return inception_crop(decode_image(image_bytes, max_pixels), seed, area)
+
+    is_jpeg = tf.equal(tf.strings.substr(image_bytes, 0, 3), b"\xff\xd8\xff")
+    return tf.ensure_shape(tf.cond(is_jpeg, jpeg, other), (None, None, 3))
 
 
 def inception_crop(pixels: tf.Tensor, seed: tf.Tensor, area: tuple[float, float]) -> tf.Tensor:
@@ -71,8 +120,16 @@ def inception_crop(pixels: tf.Tensor, seed: tf.Tensor, area: tuple[float, float]
         >>> inception_crop(tf.zeros([9, 9, 3], tf.uint8), seed, (1.0, 1.0)).shape[-1]
         3
     """
+    begin, size = _inception_box(tf.shape(pixels), seed, area)
+    return tf.ensure_shape(tf.slice(pixels, begin, size), (None, None, 3))
+
+
+def _inception_box(
+    shape: tf.Tensor, seed: tf.Tensor, area: tuple[float, float]
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """A random box in an image of a shape: int32 [3] -> begin and size for `tf.slice`."""
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-        tf.shape(pixels),
+        shape,
         tf.zeros([1, 0, 4]),
         seed,
         aspect_ratio_range=(3 / 4, 4 / 3),
@@ -81,7 +138,7 @@ def inception_crop(pixels: tf.Tensor, seed: tf.Tensor, area: tuple[float, float]
         max_attempts=10,
         use_image_if_no_bounding_boxes=True,
     )
-    return tf.ensure_shape(tf.slice(pixels, begin, size), (None, None, 3))
+    return begin, size
 
 
 def shift(pixels: tf.Tensor, seed: tf.Tensor, most: int) -> tf.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal, get_args
 
 _Crop = Literal["none", "shift", "inception"]
@@ -39,13 +40,12 @@ class Augmentation:
             raise ValueError(
                 f"augmentation.crop must be one of {', '.join(get_args(_Crop))}, not {self.crop!r}."
             )
-        low, high = self.crop_area
-        if not 0 < low <= high <= 1:
+        area = self.crop_area
+        if len(area) != 2 or not 0 < area[0] <= area[1] <= 1:
             raise ValueError(
-                f"augmentation.crop_area must be 0 < smallest <= largest <= 1, not {low}, {high}."
+                f"augmentation.crop_area must be 0 < smallest <= largest <= 1, not {area}."
             )
         for name in ("shift_pixels", "randaugment_layers", "randaugment_magnitude", "mixup"):
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    f"augmentation.{name} must be 0 or more, not {getattr(self, name)}."
-                )
+            value = getattr(self, name)
+            if value < 0 or not math.isfinite(value):
+                raise ValueError(f"augmentation.{name} must be 0 or more, not {value}.")

@@ -33,13 +33,17 @@ class FolderSource(DataSource):
         self.spec = spec
         self.labels = labels
         self.splits = {split: len(entries) for split, entries in files.items()}
-        self._paths = {
-            split: [str(path) for path, _ in entries] for split, entries in files.items()
-        }
-        self._classes = {
-            split: np.array([label for _, label in entries], np.int64)
-            for split, entries in files.items()
-        }
+        # Made once, outside any graph: a million paths in the graph of each pipeline would cost
+        # gigabytes. On the CPU, where tf.data reads them.
+        with tf.init_scope(), tf.device("CPU:0"):
+            self._paths = {
+                split: tf.constant([str(path) for path, _ in entries], tf.string)
+                for split, entries in files.items()
+            }
+            self._classes = {
+                split: tf.constant([label for _, label in entries], tf.int64)
+                for split, entries in files.items()
+            }
 
     def examples(self, split: str) -> tf.data.Dataset:
         """See `DataSource.examples`."""
@@ -53,7 +57,7 @@ class FolderSource(DataSource):
         return self._read(split, tf.data.Dataset.from_tensor_slices(order))
 
     def _read(self, split: str, indices: tf.data.Dataset) -> tf.data.Dataset:
-        paths, classes = tf.constant(self._paths[split]), tf.constant(self._classes[split])
+        paths, classes = self._paths[split], self._classes[split]
         return indices.map(
             lambda index: {
                 "image_bytes": tf.io.read_file(paths[index]),
@@ -96,8 +100,9 @@ def open_folder(
         )
     if absent := sorted(set(labels) - set(found.get("test", labels))):
         report(f"No test images for {len(absent)} classes: {', '.join(absent[:_SHOWN])}.")
+    index = {name: position for position, name in enumerate(labels)}
     files = {
-        split: [(file, labels.index(name)) for name in sorted(classes) for file in classes[name]]
+        split: [(file, index[name]) for name in sorted(classes) for file in classes[name]]
         for split, classes in found.items()
     }
     files = _without_bad_images(root, files, bad_images, report)
@@ -173,8 +178,10 @@ def _split(files: Files, seed: int) -> dict[str, Files]:
     generator = np.random.default_rng(seed)
     train: Files = []
     test: Files = []
-    for label in sorted({label for _, label in files}):
-        members = [entry for entry in files if entry[1] == label]
+    by_label: dict[int, Files] = {}
+    for entry in files:
+        by_label.setdefault(entry[1], []).append(entry)
+    for _, members in sorted(by_label.items()):
         order = generator.permutation(len(members))
         count = max(1, round(len(members) * _TEST_SHARE)) if len(members) > 1 else 0
         chosen = set(order[:count].tolist())

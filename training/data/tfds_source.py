@@ -44,16 +44,25 @@ class TfdsSource(DataSource):
             )
         self.labels = tuple(label.names)
         self._names = {name: name for name in builder.info.splits}
-        test = next((name for name in _TEST_SPLITS if name in self._names), None)
+        test = next((name for name in _TEST_SPLITS if self._is_labelled(name)), None)
         if "train" not in self._names or test is None:
             raise ValueError(
                 f"{spec} has the splits {', '.join(self._names)}, but train and test (or "
-                f"validation) are needed."
+                f"validation) are needed, with labels."
             )
-        self._names.setdefault("test", test)
+        self._names["test"] = test
         self.splits = {
             split: builder.info.splits[name].num_examples for split, name in self._names.items()
         }
+
+    def _is_labelled(self, name: str) -> bool:
+        """Whether there is such a split and its labels are known: ImageNet's test has only -1."""
+        if name not in self._builder.info.splits:
+            return False
+        first = self._builder.as_dataset(
+            split=f"{name}[:1]", decoders={"image": tfds.decode.SkipDecoding()}
+        )
+        return all(example["label"] >= 0 for example in first.as_numpy_iterator())
 
     def examples(self, split: str) -> tf.data.Dataset:
         """See `DataSource.examples`."""
@@ -108,7 +117,8 @@ def open_tfds(name: str, data_dir: str | Path | None) -> TfdsSource:
         A `TfdsSource`.
 
     Raises:
-        ValueError: if there is no such data set, or it cannot be prepared.
+        ValueError: if there is no such data set, or it cannot be prepared: there is no network, or
+            its files must be fetched by hand.
     """
     make = functools.partial(
         tfds.builder, name, data_dir=None if data_dir is None else str(data_dir)
@@ -121,7 +131,8 @@ def open_tfds(name: str, data_dir: str | Path | None) -> TfdsSource:
         raise ValueError(f"TFDS has no data set {name!r}.{hint}") from error
     try:
         _prepare(make)
-    except (OSError, tfds.download.DownloadError) as error:
+    # The last is how TFDS asks for files that only a person may fetch, such as ImageNet's.
+    except (OSError, tfds.download.DownloadError, AssertionError) as error:
         raise ValueError(
             f"tfds:{name} is not prepared in {directory}, and preparing it failed ({error}). "
             f"Prepare it where there is a network, `tfds build {name} --data_dir DIR`, and give "
@@ -132,10 +143,12 @@ def open_tfds(name: str, data_dir: str | Path | None) -> TfdsSource:
 
 def _prepare(make: Callable[[], tfds.core.DatasetBuilder]) -> None:
     """Write a data set that is not there yet; TFDS moves it into place when it is complete."""
-    directory = Path(make().data_dir)
+    directory = make().data_path
     if directory.exists():  # nothing is written: it may be someone else's
         return
-    with _one_at_a_time(directory):
+    # A bucket has no locks; TFDS moves the complete data set into place there too.
+    remote = "://" in str(directory)
+    with contextlib.nullcontext() if remote else _one_at_a_time(Path(directory)):
         # A new builder each time: one that is older than the data does not know its splits.
         make().download_and_prepare()
 
