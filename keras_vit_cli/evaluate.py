@@ -15,7 +15,7 @@ def evaluate(
     data: Annotated[str, tyro.conf.arg(metavar="SPEC")],
     split: str = "test",
     batch_size: int = 64,
-    data_dir: Path | None = None,
+    data_dir: str | None = None,
 ) -> None:
     """Measure a model on every example of a split; prints one line of JSON.
 
@@ -26,7 +26,7 @@ def evaluate(
         data: digits, folder:PATH or tfds:NAME[/CONFIG].
         split: which part of the data.
         batch_size: images per step.
-        data_dir: where TFDS keeps its data.
+        data_dir: where TFDS keeps its data; may be a bucket, gs://…
     """
     import functools
     import sys

@@ -23,7 +23,7 @@ def run(arguments: list[str]) -> None:
     def train(
         workdir: Path,
         recipe: Annotated[Recipe, tyro.conf.arg(name="")] = RECIPES[name],
-        data_dir: Path | None = None,
+        data_dir: str | None = None,
         strategy: StrategyName = "auto",
         num_replicas: int | None = None,
     ) -> None:
@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> None:
             workdir: gets config.json, metrics.csv, checkpoints/, tensorboard/, model.keras and
                 curves.png.
             recipe: what to do; every field can be overridden.
-            data_dir: where TFDS keeps its data.
+            data_dir: where TFDS keeps its data; may be a bucket, gs://…
             strategy: which devices train together; auto looks at what is there.
             num_replicas: devices of the strategy mirrored; without GPUs the CPU is split.
         """

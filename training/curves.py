@@ -36,14 +36,7 @@ def plot_curves(history: list[dict[str, float]], path: Path, title: str) -> None
         axis.plot(epochs, [row[f"val_{name}"] for row in history], label="test", color="#1f6fb4")
         axis.set_ylabel(label)
         axis.legend(frameon=False)
-    last = history[-1]
-    axes[1].annotate(
-        f"{last['val_top1']:.4f}",
-        (last["epoch"], last["val_top1"]),
-        xytext=(0, -14),
-        textcoords="offset points",
-        ha="right",
-    )
+    axes[1].set_title(f"test {history[-1]['val_top1']:.4f} in the last epoch", fontsize=10)
     axes[2].plot(epochs, [row["learning_rate"] for row in history], color="#1f6fb4")
     axes[2].set_ylabel("learning rate")
     for axis in axes:
