@@ -8,16 +8,15 @@ from typing import Any
 import tyro
 
 
-def call(function: Callable[..., Any], command: str, arguments: list[str], **options: Any) -> Any:
+def call(function: Callable[..., Any], command: str, arguments: list[str]) -> Any:
     """Call a function with arguments from the command line; its signature is the interface.
 
     Args:
         function: typed, with a docstring that explains each argument.
         command: its name on the command line.
         arguments: what stands after the command.
-        **options: further options of `tyro.cli`.
 
     Returns:
         What the function returns.
     """
-    return tyro.cli(function, prog=f"keras-vit {command}", args=arguments, **options)
+    return tyro.cli(function, prog=f"keras-vit {command}", args=arguments)
