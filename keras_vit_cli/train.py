@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +40,8 @@ def run(arguments: list[str]) -> None:
         """
         from training.train import train as run_training
 
+        # Shells let what they start with `&` in a script ignore Ctrl-C; a run must always hear it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             result = run_training(
                 recipe,
