@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_vit import Preprocessing, VisionTransformer, create_model
@@ -222,7 +223,11 @@ def _fit(
         source, "test", model.preprocessing, batch_size=recipe.batch_size
     ).map(lambda images, labels: (images, tf.one_hot(labels, num_classes)))
     if source.splits["test"] * math.prod(model.preprocessing.output_shape) < _CACHED_VALUES:
-        validation = validation.cache()  # the same images in every epoch
+        # Not `cache()`: an iterator given up half-way, as Keras does, may leave a cache cut short.
+        arrays = [
+            np.concatenate(part) for part in zip(*validation.as_numpy_iterator(), strict=True)
+        ]
+        validation = tf.data.Dataset.from_tensor_slices(tuple(arrays)).batch(recipe.batch_size)
     progress = ShowProgress(steps, recipe.batch_size, recipe.epochs, report)
     callbacks: list[keras.callbacks.Callback] = [
         StopWhenNotFinite(workdir),
