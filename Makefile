@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast lint format clean
+.PHONY: demo test test-fast parity lint format clean
 
 demo: $(READY)  ## train on real digits, export, serve, and check every answer
 	$(BIN)/keras-vit demo
@@ -13,7 +13,11 @@ test: $(READY)  ## the whole test suite
 	$(BIN)/pytest -n 2 --dist loadfile
 
 test-fast: $(READY)  ## without the tests that take long
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not parity"
+
+parity: $(READY)  ## compare with timm and transformers themselves, every name; installs them
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[parity]'
+	$(BIN)/pytest -n 2 -m parity
 
 lint: $(READY)  ## style, types and the direction of imports
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from keras_vit.preprocessing import Preprocessing
 from keras_vit.saving import load_model
 from keras_vit.variants import count_parameters, create_model, list_models
 from keras_vit.vision_transformer import VisionTransformer
+from keras_vit.weights import from_pretrained, save_checkpoint
 
 __all__ = [
     "Preprocessing",
@@ -17,6 +18,8 @@ __all__ = [
     "__version__",
     "count_parameters",
     "create_model",
+    "from_pretrained",
     "list_models",
     "load_model",
+    "save_checkpoint",
 ]

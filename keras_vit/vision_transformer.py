@@ -8,11 +8,14 @@ from typing import Any
 import keras
 
 from keras_vit.layers import (
-    ClassToken,
-    EncoderBlock,
+    BLOCKS,
+    STEMS,
+    AttentionPooling,
     PatchEmbedding,
     PositionEmbedding,
+    PrefixTokens,
     TokenPooling,
+    make_norm,
 )
 from keras_vit.layers.attention import check_num_heads
 from keras_vit.layers.patch_embedding import grid_size
@@ -27,9 +30,14 @@ class VisionTransformer(keras.Model):
     and a final norm follow; one pooled vector goes through an optional `representation_size` layer
     to the head. Initial values are those of the authors' JAX code.
 
+    The options beyond that paper make it the Vision Transformers of DeiT, DINOv2, CLIP, SigLIP, AIM
+    and others; the variants in `keras_vit.variants` say which model has which.
+
     Args:
-        image_size: height and width of the input, an int or a pair. Default 224.
-        patch_size: height and width of a patch, an int or a pair. Default 16.
+        image_size: height and width of the input, an int or a pair; None takes images of any size,
+            with the positions resampled to each. Default 224.
+        patch_size: height and width of a patch, an int or a pair; behind a stem, in cells of its
+            feature map. Default 16.
         hidden_dim: width of a token, D. Default 768.
         depth: number of encoder blocks. Default 12.
         num_heads: attention heads, a divisor of `hidden_dim`. Default 12.
@@ -38,20 +46,52 @@ class VisionTransformer(keras.Model):
         num_classes: outputs of the head; 0 leaves the head out. Default 1000.
         num_channels: channels of the input. Default 3.
         class_token: whether a class token is put before the patches. Default True.
+        distillation_token: whether a distillation token follows it (DeiT). Default False.
+        distillation_head: whether that token has a head of its own; the logits are the mean of the
+            two. Default None: as `distillation_token`.
+        register_tokens: number of register tokens after them. Default 0.
         position_embedding: "learned", "sincos2d" or "none". Default "learned".
-        pooling: "token" (the class token) or "avg" (the mean of the patches). Default "token".
+        no_embed_class: whether only the patches have positions, not the tokens before them.
+            Default False.
+        position_resampling: how the positions fit another image size, see `keras_vit.resampling`.
+            Default "bicubic_antialias".
+        position_grid: rows and columns of the position table when `image_size` is None. Default
+            None: those of a 224 x 224 image.
+        pooling: "token" (the class token), "avg" (the mean of the patches), "max", "avgmax",
+            "token_avg" (class token and mean, 2 D channels) or "map" (attention with a learned
+            query). Default "token".
+        pool_include_prefix: whether the pooling covers the tokens before the patches. Default
+            False.
         representation_size: width of a tanh layer before the head; None leaves it out.
+        block: "pre_norm", "post_norm", "parallel" or "twin", see `keras_vit.layers`. Default
+            "pre_norm".
+        attention: "softmax" or "differential". Default "softmax".
         qkv_bias: whether query, key and value have a bias. Default True.
         qk_scale: factor on the attention logits. Default None: `head_dim ** -0.5`.
-        activation: "gelu" (exact) or "gelu_tanh" (the authors' approximation). Default "gelu".
+        qk_norm: whether queries and keys are normalised. Default False.
+        scale_attn_norm: whether a norm precedes the attention's projection. Default False.
+        scale_mlp_norm: whether a norm precedes the MLP's second layer. Default False.
+        proj_bias: whether the attention's projection and the MLP have biases. Default True.
+        gated_mlp: whether the MLP is a gated one. Default False.
+        activation: "gelu" (exact), "gelu_tanh" (the authors' approximation), "quick_gelu" or
+            "silu". Default "gelu".
+        init_values: start of the layer scales; None leaves them out. Default None.
+        stem: a convolutional stem before the patches, {"type": "resnetv2", "resnetd" or "conv",
+            and the arguments of that layer}. Default None.
         patch_bias: whether the patch projection has a bias. Default True.
-        patch_norm: whether a layer normalisation follows that projection. Default False.
+        allow_remainder: whether an image may be larger than a whole number of patches; the pixels
+            left over at the right and below are not seen. Default False.
+        patch_norm: whether a normalisation follows that projection. Default False.
+        pre_norm: whether a norm precedes the first block (CLIP). Default False.
+        final_norm: whether a norm follows the last block. Default True.
+        fc_norm: whether that norm comes after the pooling. Default False.
+        norm: of all normalisations, "layer_norm" or "rms_norm". Default "layer_norm".
+        norm_epsilon: of every normalisation. Default 1e-6.
         dropout_rate: on the positions, after each attention projection and after each dense layer
             of an MLP, in [0, 1). Default 0.
         attention_dropout_rate: on the attention weights, in [0, 1). Default 0.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0 at the first,
             in [0, 1). Default 0.
-        norm_epsilon: of every layer normalisation. Default 1e-6.
         preprocessing: the evaluation transform that goes with the weights, a `Preprocessing` or
             its config. Default None: `Preprocessing(image_size=image_size)`.
         labels: the class names in the order of the outputs, `num_classes` of them. Default None.
@@ -79,7 +119,7 @@ class VisionTransformer(keras.Model):
 
     def __init__(
         self,
-        image_size: int | tuple[int, int] = 224,
+        image_size: int | tuple[int, int] | None = 224,
         patch_size: int | tuple[int, int] = 16,
         hidden_dim: int = 768,
         depth: int = 12,
@@ -89,25 +129,47 @@ class VisionTransformer(keras.Model):
         num_classes: int = 1000,
         num_channels: int = 3,
         class_token: bool = True,
+        distillation_token: bool = False,
+        distillation_head: bool | None = None,
+        register_tokens: int = 0,
         position_embedding: str = "learned",
+        no_embed_class: bool = False,
+        position_resampling: str = "bicubic_antialias",
+        position_grid: tuple[int, int] | None = None,
         pooling: str = "token",
+        pool_include_prefix: bool = False,
         representation_size: int | None = None,
+        block: str = "pre_norm",
+        attention: str = "softmax",
         qkv_bias: bool = True,
         qk_scale: float | None = None,
+        qk_norm: bool = False,
+        scale_attn_norm: bool = False,
+        scale_mlp_norm: bool = False,
+        proj_bias: bool = True,
+        gated_mlp: bool = False,
         activation: str = "gelu",
+        init_values: float | None = None,
+        stem: dict[str, Any] | None = None,
         patch_bias: bool = True,
         patch_norm: bool = False,
+        allow_remainder: bool = False,
+        pre_norm: bool = False,
+        final_norm: bool = True,
+        fc_norm: bool = False,
+        norm: str = "layer_norm",
+        norm_epsilon: float = 1e-6,
         dropout_rate: float = 0.0,
         attention_dropout_rate: float = 0.0,
         drop_path_rate: float = 0.0,
-        norm_epsilon: float = 1e-6,
         preprocessing: Preprocessing | dict[str, Any] | None = None,
         labels: Sequence[str] | None = None,
         dtype: Any = None,
         name: str = "vision_transformer",
     ) -> None:
         arguments = {key: value for key, value in locals().items() if key in _CONFIG_KEYS}
-        image_size = size_pair(image_size, "image_size")
+        if image_size is not None:
+            image_size = size_pair(image_size, "image_size")
         patch_size = size_pair(patch_size, "patch_size")
         _check_sizes(
             hidden_dim=hidden_dim, depth=depth, num_heads=num_heads, num_channels=num_channels
@@ -120,83 +182,148 @@ class VisionTransformer(keras.Model):
         check_num_heads(hidden_dim, num_heads)
         if num_classes < 0:
             raise ValueError(f"num_classes must be 0 (no head) or more, not {num_classes}.")
-        grid = grid_size(image_size, patch_size)
-        mlp_dim = round(hidden_dim * mlp_ratio) if mlp_dim is None else mlp_dim
+        if block not in BLOCKS:
+            raise ValueError(f"block must be one of {sorted(BLOCKS)}, not {block!r}.")
+        if distillation_token and (pooling != "token" or not class_token):
+            raise ValueError("distillation_token=True needs class_token=True and pooling='token'.")
         policy = keras.dtype_policies.get(dtype)
-        num_prefix_tokens = 1 if class_token else 0
+        mlp_dim = int(hidden_dim * mlp_ratio) if mlp_dim is None else mlp_dim
+        if distillation_head is None:
+            distillation_head = distillation_token
 
         # === Layers ===
+        stem_layer = make_stem(stem, policy)
+        stride = stem_layer.stride if stem_layer else 1
+        grid = table_grid(image_size, patch_size, stride, position_grid, allow_remainder)
         patch_embedding = PatchEmbedding(
             hidden_dim,
             patch_size,
             use_bias=patch_bias,
             use_norm=patch_norm,
+            norm=norm,
             norm_epsilon=norm_epsilon,
+            allow_remainder=allow_remainder,
             dtype=policy,
             name="patch_embedding",
         )
+        prefix_tokens = PrefixTokens(
+            class_token,
+            distillation_token,
+            register_tokens,
+            use_positions=position_embedding == "learned" and not no_embed_class,
+            dtype=policy,
+            name="prefix_tokens",
+        )
         blocks = [
-            EncoderBlock(
+            BLOCKS[block](
                 num_heads,
                 mlp_dim,
                 qkv_bias=qkv_bias,
                 qk_scale=qk_scale,
+                qk_norm=qk_norm,
+                scale_attn_norm=scale_attn_norm,
+                scale_mlp_norm=scale_mlp_norm,
+                proj_bias=proj_bias,
+                gated_mlp=gated_mlp,
                 activation=activation,
+                attention=attention,
+                init_values=init_values,
+                norm=norm,
+                norm_epsilon=norm_epsilon,
                 dropout_rate=dropout_rate,
                 attention_dropout_rate=attention_dropout_rate,
                 drop_path_rate=drop_path_rate * index / max(depth - 1, 1),
-                norm_epsilon=norm_epsilon,
+                index=index,
                 dtype=policy,
                 name=f"block_{index:02d}",
             )
             for index in range(depth)
         ]
+        num_skipped_tokens = 0 if pool_include_prefix else prefix_tokens.num_tokens
 
-        # === Images to logits ===
-        images = keras.Input((*image_size, num_channels), name="images")  # [B, H, W, C]
-        x = patch_embedding(images)  # [B, N, D]
-        if class_token:
-            x = ClassToken(dtype=policy, name="class_token")(x)  # [B, 1 + N, D]
+        # === Images to tokens ===
+        height_width = image_size or (None, None)
+        images = keras.Input((*height_width, num_channels), name="images")  # [B, H, W, C]
+        x = stem_layer(images) if stem_layer else images
+        x = patch_embedding(x)  # [B, rows, columns, D]
         if position_embedding != "none":
             x = PositionEmbedding(
                 grid,
                 position_embedding,
-                num_prefix_tokens,
+                position_resampling,
                 dtype=policy,
                 name="position_embedding",
             )(x)
+        x = keras.layers.Reshape((-1, hidden_dim), dtype=policy, name="tokens")(x)  # [B, N, D]
+        if prefix_tokens.num_tokens:
+            x = prefix_tokens(x)  # [B, prefix + N, D]
         x = keras.layers.Dropout(dropout_rate, dtype=policy, name="position_dropout")(x)
-        for block in blocks:
-            x = block(x)
-        x = keras.layers.LayerNormalization(epsilon=norm_epsilon, dtype=policy, name="norm")(x)
-        x = TokenPooling(pooling, num_prefix_tokens, dtype=policy, name="pooling")(x)  # [B, D]
+        if pre_norm:
+            x = make_norm(norm, norm_epsilon, policy, "pre_norm")(x)
+
+        # === Tokens to logits ===
+        for encoder_block in blocks:
+            x = encoder_block(x)
+        last_norm = make_norm(norm, norm_epsilon, policy, "norm") if final_norm else None
+        if last_norm and not fc_norm:
+            x = last_norm(x)
+        if pooling == "map":
+            pooled = AttentionPooling(
+                num_heads,
+                mlp_dim,
+                activation=activation,
+                num_skipped_tokens=num_skipped_tokens,
+                norm=norm,
+                norm_epsilon=norm_epsilon,
+                dtype=policy,
+                name="pooling",
+            )(x)  # [B, D]
+        else:
+            pooled = TokenPooling(
+                pooling, prefix_tokens.num_tokens, pool_include_prefix, dtype=policy, name="pooling"
+            )(x)  # [B, D]
+        if last_norm and fc_norm:
+            pooled = last_norm(pooled)
         if representation_size is not None:
-            x = keras.layers.Dense(
+            pooled = keras.layers.Dense(
                 representation_size,
                 activation="tanh",
                 kernel_initializer="lecun_normal",
                 dtype=policy,
                 name="pre_logits",
-            )(x)  # [B, representation_size]
-        representation = x
-        if num_classes:
-            x = keras.layers.Dense(
+            )(pooled)  # [B, representation_size]
+
+        def head(x: Any, name: str) -> Any:
+            return keras.layers.Dense(
                 num_classes,
                 kernel_initializer="zeros",  # as in the paper: training starts from no opinion
                 dtype="float32" if policy.name.startswith("mixed") else policy,
-                name="head",
+                name=name,
             )(x)  # [B, num_classes]
-        super().__init__(inputs=images, outputs=x, name=name)
+
+        representation = logits = pooled
+        if num_classes:
+            logits = head(pooled, "head")
+        if distillation_head:
+            distilled = x[:, 1]  # [B, D]
+            representation = keras.layers.Average(name="token_mean")([pooled, distilled])
+            logits = representation
+            if num_classes:
+                logits = keras.layers.Average(dtype="float32", name="logits")(
+                    [head(pooled, "head"), head(distilled, "distillation_head")]
+                )
+        super().__init__(inputs=images, outputs=logits, name=name)
 
         # === Config ===
         self._arguments = {**arguments, "image_size": image_size, "patch_size": patch_size}
         self._policy = policy
         self.image_size = image_size
         self.patch_size = patch_size
+        self.pixels_per_patch = (patch_size[0] * stride, patch_size[1] * stride)
         self.grid = grid
         self.hidden_dim = hidden_dim
         self.num_classes = num_classes
-        self.num_prefix_tokens = num_prefix_tokens
+        self.num_prefix_tokens = prefix_tokens.num_tokens
         self.blocks = blocks
         self._representation = representation
         self.preprocessing = preprocessing
@@ -205,20 +332,27 @@ class VisionTransformer(keras.Model):
     def __call__(self, images: Any, *args: Any, **kwargs: Any) -> Any:
         """Images [B, H, W, C] to logits [B, num_classes]; see the class."""
         # Checked before Keras does, whose message shows neither the sizes nor what to do.
-        expected = (*self.image_size, self._arguments["num_channels"])
-        given = tuple(getattr(images, "shape", (None, *expected)))
+        channels = self._arguments["num_channels"]
+        expected = (*(self.image_size or ("H", "W")), channels)
+        given = tuple(getattr(images, "shape", (None, None, None, channels)))
         if len(given) != 4:
             raise ValueError(
                 f"The model takes a batch of images [B, H, W, C] = [B, {expected[0]}, "
                 f"{expected[1]}, {expected[2]}], not an array of shape {list(given)}. "
                 f"One image is a batch of one: images[None]."
             )
-        if any(a != b for a, b in zip(given[1:], expected, strict=True) if a is not None):
+        if any(
+            a != b
+            for a, b in zip(given[1:], expected, strict=True)
+            if a is not None and not isinstance(b, str)
+        ):
             raise ValueError(
                 f"The images are {given[1]} x {given[2]} x {given[3]} (height x width x channels), "
                 f"but this model takes {expected[0]} x {expected[1]} x {expected[2]}: resize them "
                 f"with `model.preprocessing`, or create the model with image_size={given[1:3]}."
             )
+        if self.image_size is None and None not in given[1:3]:
+            grid_size(given[1:3], self.pixels_per_patch, self._arguments["allow_remainder"])
         return super().__call__(images, *args, **kwargs)
 
     @property
@@ -229,15 +363,22 @@ class VisionTransformer(keras.Model):
     @preprocessing.setter
     def preprocessing(self, value: Preprocessing | dict[str, Any] | None) -> None:
         if value is None:
-            value = Preprocessing(image_size=self.image_size)
+            value = Preprocessing(image_size=self._default_size)
         elif isinstance(value, dict):
             value = Preprocessing.from_config(value)
-        if value.image_size != self.image_size:
+        if self.image_size is not None and value.image_size != self.image_size:
             raise ValueError(
                 f"The preprocessing makes images of {value.image_size}, but the model takes "
                 f"{self.image_size}: use `preprocessing.replace(image_size={self.image_size})`."
             )
         self._preprocessing = value
+
+    @property
+    def _default_size(self) -> tuple[int, int]:
+        """Height and width of the images that the positions were made for."""
+        rows, columns = self.grid
+        height, width = self.pixels_per_patch
+        return self.image_size or (rows * height, columns * width)
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -295,25 +436,24 @@ class VisionTransformer(keras.Model):
             >>> len(model.trainable_variables)
             6
         """
+        if unknown := sorted(set(targets) - set(_LORA_TARGETS)):
+            raise ValueError(
+                f"LoRA targets {unknown} are unknown; choose from {list(_LORA_TARGETS)}."
+            )
         for layer in self.layers:
-            if layer.name not in ("head", *(block.name for block in self.blocks)):
+            if layer.name not in ("head", "distillation_head", *(b.name for b in self.blocks)):
                 layer.trainable = False
         for block in self.blocks:
-            dense = {
-                "qkv": block.attention.qkv,
-                "projection": block.attention.projection,
-                "fc1": block.mlp.fc1,
-                "fc2": block.mlp.fc2,
-            }
-            if unknown := sorted(set(targets) - set(dense)):
-                raise ValueError(f"LoRA targets {unknown} are unknown; choose from {list(dense)}.")
-            for layer in (block.norm1, block.norm2, *dense.values()):
-                layer.trainable = False
-            for target in targets:
-                dense[target].trainable = True
-                dense[target].enable_lora(rank, lora_alpha=lora_alpha)
-                if dense[target].bias is not None:
-                    dense[target].bias.trainable = False
+            for layer in block._flatten_layers(include_self=False):
+                if isinstance(layer, keras.layers.Dense) and layer.name in targets:
+                    layer.enable_lora(rank, lora_alpha=lora_alpha)
+                    if layer.bias is not None:
+                        layer.bias.trainable = False
+                elif not layer._layers:
+                    layer.trainable = False
+                else:  # a layer of layers: only what is its own
+                    for variable in layer._trainable_variables:
+                        variable.trainable = False
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, with the preprocessing and the labels of now."""
@@ -326,16 +466,57 @@ class VisionTransformer(keras.Model):
         }
 
     @classmethod
+    def default_arguments(cls) -> dict[str, Any]:
+        """The default of every argument of the constructor."""
+        return dict(zip(_ARGUMENT_NAMES, cls.__init__.__defaults__ or (), strict=True))
+
+    @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> VisionTransformer:
         """The model that `get_config` described, with fresh weights."""
         return cls(**config)
 
 
-_CONFIG_KEYS = frozenset(
-    VisionTransformer.__init__.__code__.co_varnames[
-        1 : VisionTransformer.__init__.__code__.co_argcount
-    ]
-)
+_LORA_TARGETS = ("qkv", "projection", "fc1", "fc2")
+_ARGUMENT_NAMES = VisionTransformer.__init__.__code__.co_varnames[
+    1 : VisionTransformer.__init__.__code__.co_argcount
+]
+_CONFIG_KEYS = frozenset(_ARGUMENT_NAMES)
+
+
+def make_stem(stem: dict[str, Any] | None, policy: Any) -> Any:
+    """The layer that a stem's config describes."""
+    if stem is None:
+        return None
+    kind = stem.get("type")
+    if kind not in STEMS:
+        raise ValueError(f"stem['type'] must be one of {sorted(STEMS)}, not {kind!r}.")
+    arguments = {key: value for key, value in stem.items() if key != "type"}
+    return STEMS[kind](**arguments, dtype=policy, name="stem")
+
+
+def table_grid(
+    image_size: tuple[int, int] | None,
+    patch_size: tuple[int, int],
+    stride: int,
+    position_grid: tuple[int, int] | None,
+    allow_remainder: bool,
+) -> tuple[int, int]:
+    """Rows and columns of the position table."""
+    if image_size is None:
+        if position_grid is None:
+            position_grid = (
+                max(1, 224 // (stride * patch_size[0])),
+                max(1, 224 // (stride * patch_size[1])),
+            )
+        return size_pair(position_grid, "position_grid")
+    features = (-(-image_size[0] // stride), -(-image_size[1] // stride))
+    grid = grid_size(features, patch_size, allow_remainder)
+    if position_grid is not None and size_pair(position_grid, "position_grid") != grid:
+        raise ValueError(
+            f"position_grid={tuple(position_grid)} is not the {grid} patches of image_size="
+            f"{image_size}: leave it out, or set image_size=None."
+        )
+    return grid
 
 
 def _check_sizes(**sizes: int) -> None:

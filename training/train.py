@@ -164,7 +164,7 @@ def build_model(recipe: Recipe, source: DataSource) -> VisionTransformer:
     overrides["class_token"] = recipe.model.pooling == "token"
     model = create_model(variant, num_classes=len(source.labels), labels=source.labels, **overrides)
     model.preprocessing = Preprocessing(
-        image_size=model.image_size, **dataclasses.asdict(recipe.preprocessing)
+        image_size=model.preprocessing.image_size, **dataclasses.asdict(recipe.preprocessing)
     )
     return model
 

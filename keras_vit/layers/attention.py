@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from keras_vit.layers.normalization import make_norm
+
 
 @keras.saving.register_keras_serializable("keras_vit")
 class MultiHeadSelfAttention(keras.layers.Layer):
@@ -18,8 +20,14 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         num_heads: number of heads, a divisor of the token width D.
         qkv_bias: whether query, key and value have a bias. Default True.
         qk_scale: factor on the attention logits. Default None: `(D / num_heads) ** -0.5`.
+        qk_norm: whether queries and keys are normalised in each head ("Scaling Vision Transformers
+            to 22 Billion Parameters", Dehghani et al., 2023). Default False.
+        use_norm: whether a normalisation precedes the output projection. Default False.
+        proj_bias: whether the output projection has a bias. Default True.
         attention_dropout_rate: dropout on the attention weights, in [0, 1). Default 0.
         dropout_rate: dropout after the output projection, in [0, 1). Default 0.
+        norm: of `qk_norm` and `use_norm`, "layer_norm" or "rms_norm". Default "layer_norm".
+        norm_epsilon: of those normalisations. Default 1e-6.
         **kwargs: `name`, `dtype` and the like, for `keras.layers.Layer`.
 
     Raises:
@@ -30,27 +38,45 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         TensorShape([1, 10, 8])
     """
 
+    maps_per_head = 1  # attention maps; queries and keys of a head are shared among them
+
     def __init__(
         self,
         num_heads: int,
         qkv_bias: bool = True,
         qk_scale: float | None = None,
+        qk_norm: bool = False,
+        use_norm: bool = False,
+        proj_bias: bool = True,
         attention_dropout_rate: float = 0.0,
         dropout_rate: float = 0.0,
+        norm: str = "layer_norm",
+        norm_epsilon: float = 1e-6,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.qkv_bias = qkv_bias
         self.qk_scale = qk_scale
+        self.qk_norm = qk_norm
+        self.use_norm = use_norm
+        self.proj_bias = proj_bias
         self.attention_dropout_rate = attention_dropout_rate
         self.dropout_rate = dropout_rate
+        self._norm_arguments = {"norm": norm, "norm_epsilon": norm_epsilon}
+
+        def make(use: bool, name: str) -> Any:
+            return make_norm(norm, norm_epsilon, self.dtype_policy, name) if use else None
+
+        self.q_norm, self.k_norm = make(qk_norm, "q_norm"), make(qk_norm, "k_norm")
+        self.norm = make(use_norm, "norm")
 
     def build(self, input_shape: tuple[Any, ...]) -> None:
         """Create the two projections for tokens [B, N, D]."""
         width = input_shape[-1]
         self.head_dim = check_num_heads(width, self.num_heads)
-        self.scale = self.head_dim**-0.5 if self.qk_scale is None else self.qk_scale
+        qk_dim = self.head_dim // self.maps_per_head
+        self.scale = qk_dim**-0.5 if self.qk_scale is None else self.qk_scale
         self.qkv = keras.layers.Dense(
             3 * width,
             use_bias=self.qkv_bias,
@@ -62,6 +88,7 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         )
         self.projection = keras.layers.Dense(
             width,
+            use_bias=self.proj_bias,
             kernel_initializer="glorot_uniform",
             dtype=self.dtype_policy,
             name="projection",
@@ -74,15 +101,18 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         )
         self.qkv.build(input_shape)
         self.projection.build(input_shape)
+        if self.q_norm is not None:
+            self.q_norm.build((None, None, None, qk_dim))
+            self.k_norm.build((None, None, None, qk_dim))
+        if self.norm is not None:
+            self.norm.build(input_shape)
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         """Tokens [B, N, D] -> [B, N, D]."""
         q, k, v = self._query_key_value(x)
         weights = self.attention_dropout(self._weights(q, k), training=training)  # [B, H, N, N]
-        x = keras.ops.matmul(weights, v)  # [B, H, N, D/H]
-        x = keras.ops.transpose(x, (0, 2, 1, 3))  # [B, N, H, D/H]
-        x = keras.ops.reshape(x, (-1, x.shape[1], self.num_heads * self.head_dim))  # [B, N, D]
-        return self.projection_dropout(self.projection(x), training=training)
+        x = self._merge(keras.ops.matmul(weights, v))  # [B, N, D]
+        return self._project(x, training)
 
     def attention_weights(self, x: Any) -> Any:
         """How much each token attends to each.
@@ -98,10 +128,23 @@ class MultiHeadSelfAttention(keras.layers.Layer):
 
     def _query_key_value(self, x: Any) -> tuple[Any, Any, Any]:
         """Tokens [B, N, D] to three tensors [B, H, N, D/H]."""
-        qkv = self.qkv(x)  # [B, N, 3D]
-        qkv = keras.ops.reshape(qkv, (-1, x.shape[1], 3, self.num_heads, self.head_dim))
-        q, k, v = keras.ops.unstack(keras.ops.transpose(qkv, (2, 0, 3, 1, 4)), num=3, axis=0)
+        qkv = self._split(self.qkv(x), 3 * self.num_heads)  # [B, 3H, N, D/H]
+        q, k, v = keras.ops.split(qkv, 3, axis=1)
+        if self.q_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
         return q, k, v
+
+    def _split(self, x: Any, num_heads: int) -> Any:
+        """[B, N, H * C] to [B, H, N, C]."""
+        length = x.shape[1] if x.shape[1] is not None else keras.ops.shape(x)[1]
+        x = keras.ops.reshape(x, (-1, length, num_heads, x.shape[-1] // num_heads))
+        return keras.ops.transpose(x, (0, 2, 1, 3))
+
+    def _merge(self, x: Any) -> Any:
+        """[B, H, N, C] to [B, N, H * C]."""
+        length = x.shape[2] if x.shape[2] is not None else keras.ops.shape(x)[2]
+        width = x.shape[1] * x.shape[3]
+        return keras.ops.reshape(keras.ops.transpose(x, (0, 2, 1, 3)), (-1, length, width))
 
     def _weights(self, q: Any, k: Any) -> Any:
         """Attention weights [B, H, N, N] from queries and keys [B, H, N, D/H]."""
@@ -109,6 +152,12 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         logits = keras.ops.matmul(q * self.scale, keras.ops.transpose(k, (0, 1, 3, 2)))
         weights = keras.ops.softmax(keras.ops.cast(logits, "float32"), axis=-1)
         return keras.ops.cast(weights, q.dtype)
+
+    def _project(self, x: Any, training: bool | None) -> Any:
+        """The heads side by side, [B, N, D], through the output projection."""
+        if self.norm is not None:
+            x = self.norm(x)
+        return self.projection_dropout(self.projection(x), training=training)
 
     def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """The shape does not change."""
@@ -121,8 +170,12 @@ class MultiHeadSelfAttention(keras.layers.Layer):
             "num_heads": self.num_heads,
             "qkv_bias": self.qkv_bias,
             "qk_scale": self.qk_scale,
+            "qk_norm": self.qk_norm,
+            "use_norm": self.use_norm,
+            "proj_bias": self.proj_bias,
             "attention_dropout_rate": self.attention_dropout_rate,
             "dropout_rate": self.dropout_rate,
+            **self._norm_arguments,
         }
 
 

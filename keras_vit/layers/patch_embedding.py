@@ -1,4 +1,4 @@
-"""Images to patch tokens."""
+"""Images to a grid of patch tokens."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_vit.layers.normalization import make_norm
 from keras_vit.preprocessing import size_pair
 
 
@@ -19,8 +20,11 @@ class PatchEmbedding(keras.layers.Layer):
         hidden_dim: width of a token, D.
         patch_size: side of a patch, an int or (height, width).
         use_bias: whether the projection has a bias. Default True.
-        use_norm: whether a layer normalisation follows the projection. Default False.
+        use_norm: whether a normalisation follows the projection. Default False.
+        norm: which, "layer_norm" or "rms_norm". Default "layer_norm".
         norm_epsilon: epsilon of that normalisation. Default 1e-6.
+        allow_remainder: whether the pixels to the right and below the last whole patch are left
+            out; otherwise such an image is an error. Default False.
         **kwargs: `name`, `dtype` and the like, for `keras.layers.Layer`.
 
     Raises:
@@ -28,7 +32,7 @@ class PatchEmbedding(keras.layers.Layer):
 
     Example:
         >>> PatchEmbedding(hidden_dim=8, patch_size=(4, 2))(keras.ops.zeros([1, 16, 16, 3])).shape
-        TensorShape([1, 32, 8])
+        TensorShape([1, 4, 8, 8])
     """
 
     def __init__(
@@ -37,7 +41,9 @@ class PatchEmbedding(keras.layers.Layer):
         patch_size: int | tuple[int, int],
         use_bias: bool = True,
         use_norm: bool = False,
+        norm: str = "layer_norm",
         norm_epsilon: float = 1e-6,
+        allow_remainder: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -45,7 +51,8 @@ class PatchEmbedding(keras.layers.Layer):
         self.patch_size = size_pair(patch_size, "patch_size")
         self.use_bias = use_bias
         self.use_norm = use_norm
-        self.norm_epsilon = norm_epsilon
+        self.allow_remainder = allow_remainder
+        self._norm_arguments = {"norm": norm, "norm_epsilon": norm_epsilon}
         self.projection = keras.layers.Conv2D(
             hidden_dim,
             self.patch_size,
@@ -59,29 +66,28 @@ class PatchEmbedding(keras.layers.Layer):
         )
         self.norm = None
         if use_norm:
-            self.norm = keras.layers.LayerNormalization(
-                epsilon=norm_epsilon, dtype=self.dtype_policy, name="norm"
-            )
+            self.norm = make_norm(norm, norm_epsilon, self.dtype_policy, "norm")
 
     def build(self, input_shape: tuple[Any, ...]) -> None:
-        """Create the projection for images [B, H, W, C]."""
-        self.image_size = tuple(input_shape[1:3])
-        grid_size(self.image_size, self.patch_size)
+        """Create the projection for images (or feature maps) [B, H, W, C]."""
+        if None not in input_shape[1:3]:
+            grid_size(input_shape[1:3], self.patch_size, self.allow_remainder)
         self.projection.build(input_shape)
         if self.norm is not None:
-            self.norm.build((None, None, self.hidden_dim))
+            self.norm.build((None, None, None, self.hidden_dim))
 
     def call(self, images: Any) -> Any:
-        """Project images [B, H, W, C] to tokens [B, N, D]."""
-        x = self.projection(images)  # [B, H/P, W/P, D]
-        shape = self.compute_output_shape(images.shape)
-        x = keras.ops.reshape(x, (-1, *shape[1:]))  # [B, N, D]
+        """Project images [B, H, W, C] to a grid of tokens [B, H/P, W/P, D]."""
+        x = self.projection(images)
         return x if self.norm is None else self.norm(x)
 
     def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
-        """[B, H, W, C] -> [B, N, D]."""
-        rows, columns = grid_size(self.image_size, self.patch_size)
-        return (input_shape[0], rows * columns, self.hidden_dim)
+        """[B, H, W, C] -> [B, H/P, W/P, D]."""
+        rows, columns = (
+            None if side is None else side // patch
+            for side, patch in zip(input_shape[1:3], self.patch_size, strict=True)
+        )
+        return (input_shape[0], rows, columns, self.hidden_dim)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -91,16 +97,20 @@ class PatchEmbedding(keras.layers.Layer):
             "patch_size": self.patch_size,
             "use_bias": self.use_bias,
             "use_norm": self.use_norm,
-            "norm_epsilon": self.norm_epsilon,
+            "allow_remainder": self.allow_remainder,
+            **self._norm_arguments,
         }
 
 
-def grid_size(image_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[int, int]:
+def grid_size(
+    image_size: tuple[int, int], patch_size: tuple[int, int], allow_remainder: bool = False
+) -> tuple[int, int]:
     """How many patches an image has down and across.
 
     Args:
         image_size: (height, width) in pixels.
         patch_size: (height, width) in pixels.
+        allow_remainder: whether pixels may be left over. Default False.
 
     Returns:
         (rows, columns).
@@ -112,7 +122,9 @@ def grid_size(image_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple
         >>> grid_size((224, 160), (16, 16))
         (14, 10)
     """
-    if any(side % patch for side, patch in zip(image_size, patch_size, strict=True)):
+    if not allow_remainder and any(
+        side % patch for side, patch in zip(image_size, patch_size, strict=True)
+    ):
         fits = tuple(
             max(patch, round(side / patch) * patch)
             for side, patch in zip(image_size, patch_size, strict=True)

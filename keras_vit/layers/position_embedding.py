@@ -7,66 +7,71 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_vit.resampling import RESAMPLINGS, resample_positions
+
 KINDS = ("learned", "sincos2d")
 
 
 @keras.saving.register_keras_serializable("keras_vit")
 class PositionEmbedding(keras.layers.Layer):
-    """Add a position to every token.
+    """Add a position to every patch token.
+
+    On a grid of another size than its own the positions are resampled, in the graph.
 
     Args:
-        grid: rows and columns of the patch grid.
-        kind: "learned", one vector for every token from N(0, 0.02) (Dosovitskiy et al., 2021), or
-            "sincos2d", the fixed table of `sincos2d_table`; prefix tokens then get zeros. Default
-            "learned".
-        num_prefix_tokens: tokens in front of the patches, such as the class token. Default 0.
+        grid: rows and columns of the patch grid that the positions are for.
+        kind: "learned", one vector for every patch from N(0, 0.02) (Dosovitskiy et al., 2021), or
+            "sincos2d", the fixed table of `sincos2d_table`. Default "learned".
+        resampling: how positions fit another grid, see `keras_vit.resampling`. Default
+            "bicubic_antialias".
         **kwargs: `name`, `dtype` and the like, for `keras.layers.Layer`.
 
     Raises:
-        ValueError: if `kind` is unknown, or the tokens do not match the grid.
+        ValueError: if `kind` or `resampling` is unknown.
 
     Example:
-        >>> PositionEmbedding(grid=(3, 3), num_prefix_tokens=1)(keras.ops.zeros([2, 10, 8])).shape
-        TensorShape([2, 10, 8])
+        >>> PositionEmbedding(grid=(3, 3))(keras.ops.zeros([2, 3, 5, 8])).shape
+        TensorShape([2, 3, 5, 8])
     """
 
     def __init__(
         self,
         grid: tuple[int, int],
         kind: str = "learned",
-        num_prefix_tokens: int = 0,
+        resampling: str = "bicubic_antialias",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if kind not in KINDS:
             raise ValueError(f"position embedding must be one of {KINDS}, not {kind!r}.")
+        if resampling not in RESAMPLINGS:
+            raise ValueError(f"resampling must be one of {RESAMPLINGS}, not {resampling!r}.")
         self.grid = (int(grid[0]), int(grid[1]))
         self.kind = kind
-        self.num_prefix_tokens = num_prefix_tokens
+        self.resampling = resampling
 
     def build(self, input_shape: tuple[Any, ...]) -> None:
-        """Create the table [1, prefix + N, D]."""
-        length, width = input_shape[1:]
-        expected = self.num_prefix_tokens + self.grid[0] * self.grid[1]
-        if length != expected:
-            raise ValueError(
-                f"PositionEmbedding got {length} tokens, but a grid of {self.grid} with "
-                f"{self.num_prefix_tokens} prefix tokens has {expected}."
-            )
+        """Create the table [1, N, D]."""
+        width = input_shape[-1]
         if self.kind == "learned":
             self.table = self.add_weight(
                 name="position_embedding",
-                shape=(1, length, width),
+                shape=(1, self.grid[0] * self.grid[1], width),
                 initializer=keras.initializers.RandomNormal(stddev=0.02),
             )
         else:
-            patches = sincos2d_table(self.grid, width)
-            prefix = np.zeros([self.num_prefix_tokens, width])
-            self.table = np.concatenate([prefix, patches])[None]  # [1, prefix + N, D]
+            self.table = sincos2d_table(self.grid, width)[None].astype("float32")
 
     def call(self, x: Any) -> Any:
-        """Tokens [B, N, D] -> [B, N, D]."""
-        return x + keras.ops.cast(self.table, x.dtype)
+        """Tokens [B, rows, columns, D] -> the same shape."""
+        rows, columns, width = x.shape[1:]
+        table = self.table
+        if (rows, columns) != self.grid:
+            grid = keras.ops.shape(x)[1:3]
+            table = resample_positions(table, self.grid, grid, self.resampling)
+            rows, columns = grid
+        table = keras.ops.reshape(table, (1, rows, columns, width))
+        return x + keras.ops.cast(table, x.dtype)
 
     def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """The shape does not change."""
@@ -78,7 +83,7 @@ class PositionEmbedding(keras.layers.Layer):
             **super().get_config(),
             "grid": self.grid,
             "kind": self.kind,
-            "num_prefix_tokens": self.num_prefix_tokens,
+            "resampling": self.resampling,
         }
 
 

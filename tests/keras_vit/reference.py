@@ -43,11 +43,11 @@ def forward(model, images):
     x = x @ kernel.reshape(-1, kernel.shape[-1]) + p.get("patch_embedding/projection/bias", 0.0)
     if a["patch_norm"]:
         x = norm(x, p, "patch_embedding/norm", epsilon)
-    if a["class_token"]:
-        token = np.broadcast_to(p["class_token/class_token"], (b, 1, x.shape[-1]))
-        x = np.concatenate([token, x], 1)
     if a["position_embedding"] == "learned":
         x = x + p["position_embedding/position_embedding"]
+    if a["class_token"]:
+        token = p["prefix_tokens/class_token"] + p.get("prefix_tokens/positions", 0.0)
+        x = np.concatenate([np.broadcast_to(token, (b, 1, x.shape[-1])), x], 1)
 
     n, d = x.shape[1:]
     heads = a["num_heads"]

@@ -1,42 +1,79 @@
 """The table of architectures."""
 
+import json
+from pathlib import Path
+
+import keras
 import numpy as np
 import pytest
 
 import keras_vit
+from keras_vit.costs import costs
 from keras_vit.variants import VARIANTS, get_variant
 
-# 1000 classes. The nine of the paper at 224 pixels are the counts in the tests of the authors'
-# JAX code; the others are those of timm's models of the same name.
-PARAMETERS = {
-    "vit_tiny_patch16_224": 5_717_416,
-    "vit_tiny_patch16_384": 5_790_376,
-    "vit_small_patch32_224": 22_878_952,
-    "vit_small_patch32_384": 22_915_432,
-    "vit_small_patch16_224": 22_050_664,
-    "vit_small_patch16_384": 22_196_584,
-    "vit_small_patch8_224": 22_055_272,
-    "vit_base_patch32_224": 88_224_232,
-    "vit_base_patch32_384": 88_297_192,
-    "vit_base_patch16_224": 86_567_656,
-    "vit_base_patch16_384": 86_859_496,
-    "vit_base_patch8_224": 86_576_872,
-    "vit_large_patch32_224": 306_535_400,
-    "vit_large_patch32_384": 306_632_680,
-    "vit_large_patch16_224": 304_326_632,
-    "vit_large_patch16_384": 304_715_752,
-    "vit_large_patch14_224": 304_203_752,
-    "vit_huge_patch14_224": 632_045_800,
+# Classes and parameters of timm's models, by `tests/parity/make_goldens.py`.
+TIMM = json.loads((Path(__file__).parent.parent / "fixtures" / "timm_parameters.json").read_text())
+# 224 pixels, 1000 classes: from the tests of the authors' JAX code.
+PAPER = {
+    "ViT-Ti/16": 5_717_416,
+    "ViT-S/16": 22_050_664,
+    "ViT-S/32": 22_878_952,
+    "ViT-B/8": 86_576_872,
+    "ViT-B/16": 86_567_656,
+    "ViT-B/32": 88_224_232,
+    "ViT-L/16": 304_326_632,
+    "ViT-L/32": 306_535_400,
+    "ViT-H/14": 632_045_800,
+    "R+ViT-Ti/16": 6_337_704,
+    "R26+ViT-S/32": 36_431_912,
+    "R26+ViT-B/32": 101_383_976,
+    "R50+ViT-B/16": 98_659_112,
+    "R50+ViT-L/32": 328_994_856,
 }
 
 
 def test_every_variant_has_a_row():
-    assert set(PARAMETERS) == set(VARIANTS) == set(keras_vit.list_models())
+    assert len(TIMM) == 227
+    assert (
+        {get_variant(name).name for name in TIMM} == set(VARIANTS) == set(keras_vit.list_models())
+    )
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_parameter_count(name):
-    assert keras_vit.count_parameters(name) == PARAMETERS[name]
+@pytest.mark.parametrize("name", TIMM)
+def test_parameters_of_timm(name):
+    num_classes, count = TIMM[name]
+    assert keras_vit.count_parameters(name, num_classes) == count
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_parameters_of_the_paper(name):
+    assert keras_vit.count_parameters(name) == PAPER[name]
+
+
+def distinct_architectures():
+    """One variant for each set of options, whatever the sizes."""
+    rows = {}
+    for row in VARIANTS.values():
+        sizes = ("image_size", "patch_size", "hidden_dim", "depth", "num_heads", "mlp_dim")
+        rows[str({k: v for k, v in row.arguments.items() if k not in sizes})] = row.name
+    return sorted(rows.values())
+
+
+@pytest.mark.parametrize("name", distinct_architectures())
+def test_the_arithmetic_agrees_with_a_built_model(name):
+    arguments = {"num_classes": 3, "depth": 2}
+    with keras.StatelessScope(initialize_variables=False):
+        model = keras_vit.create_model(name, **arguments)
+    built = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
+    assert keras_vit.count_parameters(name, **arguments) == built
+
+
+def test_work_of_one_image():
+    giga = {name: costs(get_variant(name).arguments)[1] / 1e9 for name in ("Ti/16", "B/16", "L/16")}
+    # the multiply-adds that the field quotes for these three, attention included
+    assert giga["Ti/16"] == pytest.approx(1.26, abs=0.05)
+    assert giga["B/16"] == pytest.approx(17.6, abs=0.1)
+    assert giga["L/16"] == pytest.approx(61.6, abs=0.3)
 
 
 @pytest.mark.parametrize(("name", "count"), [("ViT-S/16", 22_049_896), ("ViT-B/16", 86_566_120)])
@@ -56,12 +93,19 @@ def test_paper_names(name):
 
 
 def test_patterns():
-    assert keras_vit.list_models("vit_base_patch16*") == [
+    assert keras_vit.list_models("vit_base_patch16_??4") == [
         "vit_base_patch16_224",
         "vit_base_patch16_384",
     ]
     assert keras_vit.list_models("*B/8") == ["vit_base_patch8_224"]
     assert keras_vit.list_models("resnet*") == []
+
+
+def test_old_names_tags_and_capitals():
+    assert get_variant("vit_base_patch32_224_clip_laion2b").name == "vit_base_patch32_clip_224"
+    assert get_variant("vit_base_patch16_224.augreg_in21k").name == "vit_base_patch16_224"
+    assert get_variant("g/14").name == "vit_giant_patch14_224"
+    assert get_variant("ViT-G/14").name == "vit_gigantic_patch14_224"
 
 
 def test_create_model_carries_size_and_preprocessing():

@@ -52,11 +52,12 @@ def test_sincos_table_follows_the_published_formula():
 
 
 def test_sincos_positions_leave_the_class_token_alone(tiny_model):
-    layer = tiny_model(position_embedding="sincos2d").get_layer("position_embedding")
-    added = np.asarray(layer(np.zeros([1, 17, 16], "float32")))
-    assert not added[0, 0].any()
-    np.testing.assert_allclose(added[0, 1:], sincos2d_table((4, 4), 16), atol=1e-6)
+    model = tiny_model(position_embedding="sincos2d")
+    layer = model.get_layer("position_embedding")
+    added = np.asarray(layer(np.zeros([1, 4, 4, 16], "float32"))).reshape(16, 16)
+    np.testing.assert_allclose(added, sincos2d_table((4, 4), 16), atol=1e-6)
     assert not layer.trainable_variables
+    assert model.get_layer("prefix_tokens").positions is None
 
 
 def test_every_parameter_gets_a_gradient(tiny_model):
@@ -76,7 +77,7 @@ def test_initial_values_are_those_of_the_paper_code():
     values = {v.path: np.asarray(v) for v in model.variables}
     assert not values["head/kernel"].any()
     assert not values["head/bias"].any()
-    assert not values["class_token/class_token"].any()
+    assert not values["prefix_tokens/class_token"].any()
     assert not values["block_00/attention/qkv/bias"].any()
     assert values["position_embedding/position_embedding"].std() == pytest.approx(0.02, rel=0.05)
     # Glorot for each of the three square matrices: uniform within sqrt(6 / (D + D)).
@@ -235,7 +236,7 @@ def test_summary_and_representation(tiny_model, capsys):
         ({"image_size": (16, 18)}, r"16 x 18 .* 4 x 4.*fits is \(16, 16\)"),
         ({"num_heads": 3}, "num_heads=3 does not divide hidden_dim=16.*1, 2, 4, 8, 16"),
         ({"class_token": False}, "pooling='token' needs the class token"),
-        ({"pooling": "max"}, "pooling must be one of"),
+        ({"pooling": "mean"}, "pooling must be one of"),
         ({"position_embedding": "rope"}, "must be one of"),
         ({"position_embedding": "sincos2d", "hidden_dim": 18}, "multiple of 4"),
         ({"activation": "relu"}, "activation must be one of"),
