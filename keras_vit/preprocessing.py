@@ -37,10 +37,11 @@ class Preprocessing:
         image_size: height and width of the model's input, an int or a pair. Default 224.
         resize_mode: "crop" keeps the aspect ratio: the image is resized until it covers
             `image_size / crop_fraction`, then the centre is cut out (as timm and torchvision do).
-            "squash" resizes straight to `image_size` (as the original ViT evaluation does).
+            "squash" resizes each side to `image_size / crop_fraction` by itself before that cut;
+            with a `crop_fraction` of 1 that is the original ViT evaluation.
             Default "crop".
-        crop_fraction: share of the resized image that the centre crop keeps, in (0, 1]; unused
-            by "squash". Default 0.9.
+        crop_fraction: share of the resized image that the centre crop keeps, in (0, 1].
+            Default 0.9.
         interpolation: "bilinear", "bicubic" or "lanczos3". Default "bicubic".
         antialias: whether the kernel widens when shrinking, as PIL does. Default True.
         mean: per-channel mean in units of [0, 1]. Default (0.5, 0.5, 0.5).
@@ -225,16 +226,17 @@ class Preprocessing:
     def _resize_plan(self, height: tf.Tensor, width: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Size of the resized image and the top-left corner of the crop, int32 [2] each."""
         target = self.output_shape[:2]
-        if self.resize_mode == "squash":
-            return tf.constant(target), tf.zeros([2], tf.int32)
         cover = tf.constant([math.floor(side / self.crop_fraction) for side in target])
-        sides = tf.stack([height, width])
-        # The side that needs the larger factor is met exactly, the other is rounded down:
-        # integer arithmetic, so the plan equals torchvision's for every size.
-        by_height = tf.stack([cover[0], cover[0] * width // tf.maximum(height, 1)])
-        by_width = tf.stack([cover[1] * height // tf.maximum(width, 1), cover[1]])
-        height_binds = cover[0] * sides[1] >= cover[1] * sides[0]
-        resized = tf.maximum(tf.where(height_binds, by_height, by_width), 1)
+        if self.resize_mode == "squash":
+            resized = cover
+        else:
+            sides = tf.stack([height, width])
+            # The side that needs the larger factor is met exactly, the other is rounded down:
+            # integer arithmetic, so the plan equals torchvision's for every size.
+            by_height = tf.stack([cover[0], cover[0] * width // tf.maximum(height, 1)])
+            by_width = tf.stack([cover[1] * height // tf.maximum(width, 1), cover[1]])
+            height_binds = cover[0] * sides[1] >= cover[1] * sides[0]
+            resized = tf.maximum(tf.where(height_binds, by_height, by_width), 1)
         offset = tf.cast(tf.round(tf.cast(resized - tf.constant(target), tf.float32) / 2), tf.int32)
         return resized, offset
 

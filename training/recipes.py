@@ -57,7 +57,7 @@ class PreprocessingConfig:
     """The evaluation transform that the model will carry."""
 
     resize_mode: Literal["crop", "squash"] = "crop"
-    """Keep the aspect ratio and cut out the centre, or resize straight to the input size."""
+    """Keep the aspect ratio while resizing or not; the centre is cut out in both cases."""
 
     crop_fraction: float = 0.9
     """Share of the resized image that the centre crop keeps."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import mmap
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,9 +27,10 @@ _LIMIT = f"at most {_MAX_HEADER} are read"
 
 
 class SafetensorsArrays(Arrays):
-    """The arrays of one safetensors file, as read-only views of it.
+    """The arrays of one safetensors file.
 
-    A view is read from the disk when it is used: do not overwrite the file before that.
+    They are read, not mapped: mapped pages would count as memory of the process as long as the
+    file is open, which doubles the peak of loading a model.
 
     Args:
         path: of the file.
@@ -42,7 +42,8 @@ class SafetensorsArrays(Arrays):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         size = path.stat().st_size
-        with path.open("rb") as stream:
+        with contextlib.ExitStack() as stack:
+            stream = stack.enter_context(path.open("rb"))
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or length > min(_MAX_HEADER, size - 8):
                 raise damaged(
@@ -52,18 +53,21 @@ class SafetensorsArrays(Arrays):
             self._start = 8 + length
             self._offsets: dict[str, int] = {}
             self._read_header(header, size)
-            # Last, so that nothing is left open by an error.
-            self._bytes = mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_READ)
+            self._stream = stream
+            stack.pop_all()  # no error: it stays open
 
     def close(self) -> None:
-        """Forget the file; the system closes it when the last view of it is gone."""
+        """Close the file."""
         super().close()
-        with contextlib.suppress(BufferError):  # there still are views
-            self._bytes.close()
+        self._stream.close()
 
     def _read(self, name: str, info: ArrayInfo) -> np.ndarray:
-        begin, count = self._start + self._offsets[name], math.prod(info.shape)
-        return np.frombuffer(self._bytes, _dtype(info.dtype), count, begin).reshape(info.shape)
+        value = np.empty(info.shape, _dtype(info.dtype))
+        self._stream.seek(self._start + self._offsets[name])
+        buffer: Any = value.reshape(-1).view(np.uint8)
+        if self._stream.readinto(buffer) != value.nbytes:
+            raise damaged(self.path, f"it was cut short while it was read, at {name!r:.100}")
+        return value
 
     def _read_header(self, header: dict[str, Any], size: int) -> None:
         metadata = header.pop("__metadata__", {})

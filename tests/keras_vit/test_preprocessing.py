@@ -22,12 +22,13 @@ def pil_transform(image, spec):
     """The same transform as timm and torchvision do it: uint8 [H, W, 3]."""
     height, width = spec.image_size
     resample = PIL_FILTERS[spec.interpolation]
-    if spec.resize_mode == "squash":
-        return np.asarray(image.resize((width, height), resample))
-    assert height == width
     short = math.floor(height / spec.crop_fraction)
     w, h = image.size
-    size = (short, int(short * h / w)) if w < h else (int(short * w / h), short)
+    if spec.resize_mode == "squash":
+        size = (math.floor(width / spec.crop_fraction), short)
+    else:
+        assert height == width
+        size = (short, int(short * h / w)) if w < h else (int(short * w / h), short)
     left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
     return np.asarray(image.resize(size, resample).crop((left, top, left + width, top + height)))
 
@@ -46,7 +47,9 @@ def test_agrees_with_pil(photo, encode, interpolation, mode, size):
 
 def test_no_antialias_is_plain_bilinear(photo):
     pixels = photo(64, 64)
-    spec = Preprocessing(32, resize_mode="squash", interpolation="bilinear", antialias=False)
+    spec = Preprocessing(
+        32, resize_mode="squash", crop_fraction=1.0, interpolation="bilinear", antialias=False
+    )
     expected = tf.image.resize(pixels, [32, 32], "bilinear", antialias=False)
     np.testing.assert_allclose(spec.from_pixels(pixels), spec.normalize(expected), atol=1e-5)
 

@@ -177,7 +177,7 @@ def test_a_whole_inception_crop_is_a_squash(encode, photo):
         preprocessing,
         Augmentation(crop="inception", crop_area=(1.0, 1.0)),
     )
-    expected = preprocessing.replace(resize_mode="squash")(image_bytes)
+    expected = preprocessing.replace(resize_mode="squash", crop_fraction=1.0)(image_bytes)
     # No box but the whole picture has all of its area.
     np.testing.assert_allclose(out, expected, atol=1e-6)
 

@@ -41,7 +41,7 @@ def augment_image(
     if augmentation.crop == "inception":
         area = augmentation.crop_area
         pixels = decode_inception_crop(image_bytes, seeds[0], area, max_pixels)  # [h', w', 3]
-        preprocessing = preprocessing.replace(resize_mode="squash")
+        preprocessing = preprocessing.replace(resize_mode="squash", crop_fraction=1.0)
     else:
         pixels = decode_image(image_bytes, max_pixels)  # [h, w, 3]
     # Back to pixels: RandAugment and the fill of a shift work on grey levels.
