@@ -163,9 +163,9 @@ def recognise(
         return read_timm(arrays, config, architecture)
     some = ", ".join(list(arrays)[:5])
     raise ValueError(
-        f"{arrays.path} holds no known kind of Vision Transformer: its arrays are {some}… Known are "
-        f"the .npz files of vision_transformer and big_vision, timm's names (blocks.0…), and "
-        f"folders of transformers whose config.json has a model_type."
+        f"{arrays.path} holds no known kind of Vision Transformer: it has {some}… Known are "
+        "the .npz files of vision_transformer and big_vision, timm's names (blocks.0…), and "
+        "folders of transformers whose config.json has a model_type."
     )
 
 

@@ -1,8 +1,11 @@
 """Every command and every code block of the README, run as printed."""
 
+import gzip
+import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,6 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from seeded import weights
+
+from keras_vit.weights.safetensors import write_safetensors
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -106,6 +112,39 @@ def test_the_commands_for_ones_own_images(ran, home):
     assert '"examples": 6' in ran["evaluate"]
     assert (home / "served" / "photos" / "1" / "saved_model.pb").is_file()
     assert ran["predict"].count("photos/test/") == 6
+
+
+def test_the_commands_for_any_checkpoint(home, environment):
+    """As printed; the hub is a cache on the disk that holds small models under those names."""
+    fixtures = ROOT / "tests" / "fixtures"
+    records = json.loads(gzip.decompress((fixtures / "goldens.json.gz").read_bytes()))
+    tiny = next(record for record in records["timm"] if record["name"] == "test_vit")
+    dinov2 = next(record for record in records["transformers"] if record["name"] == "Dinov2Model")
+    (block,) = [block for block in blocks("sh") if "hf://" in block]
+    commands = [shlex.split(line) for line in block.strip().splitlines()]
+    for (_, _, source, *_), record in zip(commands, (tiny, dinov2), strict=False):
+        repository = home / "hub" / f"models--{source.removeprefix('hf://').replace('/', '--')}"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text("0" * 40)
+        folder = repository / "snapshots" / ("0" * 40)
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(record["config"]))
+        arrays = {name: weights(name, tuple(shape)) for name, shape in record["shapes"].items()}
+        write_safetensors(folder / "model.safetensors", arrays)
+    shutil.copy(fixtures / "jax_reference" / "google_token.npz", home / "ViT-B_16.npz")
+    offline = environment | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(home / "hub")}
+    for command in commands:
+        assert command.pop(0) == "keras-vit"
+        result = subprocess.run(
+            [sys.executable, "-m", "keras_vit_cli", *command],
+            cwd=home,
+            env=offline,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert (home / command[2] / "1" / "saved_model.pb").is_file()
 
 
 def test_the_python_blocks(ran, home, port, environment):
