@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from keras_vit.preprocessing import size_pair
-from keras_vit.vision_transformer import VisionTransformer, make_stem, table_grid
+from keras_vit.vision_transformer import VisionTransformer, make_stem, mlp_width, table_grid
 
 
 def costs(arguments: dict[str, Any]) -> tuple[int, int]:
@@ -66,10 +66,6 @@ def costs(arguments: dict[str, Any]) -> tuple[int, int]:
     return parameters, work
 
 
-def _mlp_dim(a: dict[str, Any]) -> int:
-    return int(a["hidden_dim"] * a["mlp_ratio"]) if a["mlp_dim"] is None else a["mlp_dim"]
-
-
 def _norm(a: dict[str, Any], width: int) -> int:
     return width if a["norm"] == "rms_norm" else 2 * width
 
@@ -77,7 +73,7 @@ def _norm(a: dict[str, Any], width: int) -> int:
 def _block_kernels(a: dict[str, Any]) -> int:
     """The weights of the matrix products of a block, each used once for every token."""
     width = a["hidden_dim"]
-    mlp = width * _mlp_dim(a) * (3 if a["gated_mlp"] else 2)
+    mlp = width * mlp_width(a) * (3 if a["gated_mlp"] else 2)
     return (4 * width * width + mlp) * (2 if a["block"] == "twin" else 1)
 
 
@@ -89,7 +85,7 @@ def _attention_work(a: dict[str, Any], tokens: int) -> int:
 
 def _block(a: dict[str, Any]) -> Iterator[int]:
     """The parameters of a block, part by part."""
-    width, mlp_dim = a["hidden_dim"], _mlp_dim(a)
+    width, mlp_dim = a["hidden_dim"], mlp_width(a)
     head = width // a["num_heads"]
     differential = a["attention"] == "differential"
     parallel = a["block"] == "parallel"
@@ -114,7 +110,7 @@ def _ends(a: dict[str, Any]) -> Iterator[int]:
     """The parameters behind the blocks but for the norm."""
     width = a["hidden_dim"]
     if a["pooling"] == "map":
-        mlp_dim = _mlp_dim(a)
+        mlp_dim = mlp_width(a)
         yield width + 4 * (width * width + width) + _norm(a, width)
         yield 2 * width * mlp_dim + mlp_dim + width
     features = 2 * width if a["pooling"] == "token_avg" else width

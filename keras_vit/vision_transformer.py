@@ -187,7 +187,7 @@ class VisionTransformer(keras.Model):
         if distillation_token and (pooling != "token" or not class_token):
             raise ValueError("distillation_token=True needs class_token=True and pooling='token'.")
         policy = keras.dtype_policies.get(dtype)
-        mlp_dim = int(hidden_dim * mlp_ratio) if mlp_dim is None else mlp_dim
+        mlp_dim = mlp_width(arguments)
         if distillation_head is None:
             distillation_head = distillation_token
 
@@ -481,6 +481,13 @@ _ARGUMENT_NAMES = VisionTransformer.__init__.__code__.co_varnames[
     1 : VisionTransformer.__init__.__code__.co_argcount
 ]
 _CONFIG_KEYS = frozenset(_ARGUMENT_NAMES)
+
+
+def mlp_width(arguments: dict[str, Any]) -> int:
+    """The width inside the MLPs: `mlp_dim`, or `mlp_ratio` times `hidden_dim`, rounded down."""
+    if arguments["mlp_dim"] is not None:
+        return arguments["mlp_dim"]
+    return int(arguments["hidden_dim"] * arguments["mlp_ratio"])
 
 
 def make_stem(stem: dict[str, Any] | None, policy: Any) -> Any:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from keras_vit.preprocessing import Preprocessing, size_pair
-from keras_vit.vision_transformer import VisionTransformer
 from keras_vit.weights.arrays import Arrays
-from keras_vit.weights.mapping import Entry, Piece, Source, entry
+from keras_vit.weights.mapping import Source
+from keras_vit.weights.transformers_names import NAMES, head_key, names_of, transformers_entries
 
 _ACTIVATIONS = {
     "gelu": "gelu",
@@ -26,56 +25,6 @@ _PREFIXES = (
     "vit_msn.", "siglip.vision_model.", "clip.vision_model.",
 )  # fmt: skip
 
-# The names of a block's parts: vit, deit, ijepa, vit_mae, vit_msn; then dinov2; then clip, siglip.
-_CLASSIC = {
-    "block": "encoder.layer.{i}",
-    "norm1": "layernorm_before",
-    "norm2": "layernorm_after",
-    "query": "attention.attention.query",
-    "key": "attention.attention.key",
-    "value": "attention.attention.value",
-    "projection": "attention.output.dense",
-    "fc1": "intermediate.dense",
-    "fc2": "output.dense",
-    "patches": "embeddings.patch_embeddings.projection",
-    "class_token": "embeddings.cls_token",
-    "positions": "embeddings.position_embeddings",
-    "norm": "layernorm",
-}
-_DINOV2 = _CLASSIC | {"norm1": "norm1", "norm2": "norm2", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
-_CLIP = {
-    "block": "encoder.layers.{i}",
-    "norm1": "layer_norm1",
-    "norm2": "layer_norm2",
-    "query": "self_attn.q_proj",
-    "key": "self_attn.k_proj",
-    "value": "self_attn.v_proj",
-    "projection": "self_attn.out_proj",
-    "fc1": "mlp.fc1",
-    "fc2": "mlp.fc2",
-    "patches": "embeddings.patch_embedding",
-    "class_token": "embeddings.class_embedding",
-    "positions": "embeddings.position_embedding.weight",
-    "norm": "post_layernorm",
-}
-# What the models of transformers 5 call their parts in memory; `save_pretrained` still writes the
-# names above.
-_V5 = {
-    "query": "attention.q_proj",
-    "key": "attention.k_proj",
-    "value": "attention.v_proj",
-    "projection": "attention.o_proj",
-    "fc1": "mlp.fc1",
-    "fc2": "mlp.fc2",
-}
-_NAMES = {
-    **dict.fromkeys(
-        ("vit", "deit", "ijepa", "vit_mae", "vit_msn"),
-        (_CLASSIC, _CLASSIC | _V5 | {"block": "layers.{i}"}),
-    ),
-    **dict.fromkeys(("dinov2", "dinov2_with_registers"), (_DINOV2, _DINOV2 | _V5)),
-    **dict.fromkeys(("clip_vision_model", "siglip_vision_model"), (_CLIP,)),
-}
 _IGNORED = (
     "*mask_token", "*position_ids", "decoder.*", "text_model.*", "text_projection.*",
     "logit_scale", "logit_bias", "*pooler.*",
@@ -102,12 +51,12 @@ def read_transformers(
     labels = config.get("id2label")
     if kind in ("clip", "siglip"):  # two towers: only the one for images
         kind, config = f"{kind}_vision_model", config.get("vision_config", {})
-    if kind not in _NAMES:
+    if kind not in NAMES:
         raise ValueError(
-            f"{arrays.path} is a transformers model of type {kind!r}; known are {sorted(_NAMES)}."
+            f"{arrays.path} is a transformers model of type {kind!r}; known are {sorted(NAMES)}."
         )
     config = _DEFAULTS.get(kind, {}) | config
-    names = _names(kind, set(arrays))
+    names = names_of(kind, set(arrays))
     prefix = next((p for p in _PREFIXES if f"{p}{names['patches']}.weight" in arrays), None)
     if prefix is None:
         raise ValueError(
@@ -181,7 +130,7 @@ def _base(kind: str, config: dict[str, Any]) -> dict[str, Any]:
         gated = bool(config.get("use_swiglu_ffn"))
         if gated:
             arguments |= {"gated_mlp": True, "activation": "silu"}
-        mlp_dim = _dinov2_mlp_dim(width, config["mlp_ratio"], gated)
+        mlp_dim = dinov2_mlp_dim(width, config["mlp_ratio"], gated)
         arguments |= {"mlp_dim": mlp_dim, "init_values": config.get("layerscale_value", 1.0)}
         arguments["drop_path_rate"] = config.get("drop_path_rate", 0.0)
     if kind == "dinov2_with_registers":
@@ -198,7 +147,7 @@ def _base(kind: str, config: dict[str, Any]) -> dict[str, Any]:
 
 def _ending(kind: str, arrays: Arrays, prefix: str, names: dict[str, str]) -> dict[str, Any]:
     """Pooling and head, as the arrays have them."""
-    head = _head_key(set(arrays))
+    head = head_key(set(arrays))
     found: dict[str, Any] = {"num_classes": arrays.shape(f"{head}.weight")[0] if head else 0}
     if kind == "deit":
         found["distillation_head"] = head == "cls_classifier"
@@ -213,112 +162,7 @@ def _ending(kind: str, arrays: Arrays, prefix: str, names: dict[str, str]) -> di
     return found
 
 
-def _names(kind: str, arrays: set[str]) -> dict[str, str]:
-    """Which of its names a type uses in this file."""
-    for names in _NAMES[kind]:
-        query = f"{names['block'].format(i=0)}.{names['query']}.weight"
-        if any(key.endswith(query) for key in arrays):
-            return names
-    return _NAMES[kind][0]
-
-
-def _head_key(names: set[str]) -> str | None:
-    """What the classifier is called."""
-    for key in ("classifier", "cls_classifier", "visual_projection"):
-        if f"{key}.weight" in names:
-            return key
-    return None
-
-
-def transformers_entries(
-    a: dict[str, Any], kind: str, prefix: str, arrays: set[str]
-) -> Iterator[Entry]:
-    """Where transformers keeps each variable.
-
-    Args:
-        a: the config of a `VisionTransformer`.
-        kind: the `model_type`.
-        prefix: what stands before the names of the encoder.
-        arrays: names in the file, which tell apart what differs within a type.
-
-    Yields:
-        One `Entry` for each variable, and some for variables that the model may not have.
-    """
-    names = _names(kind, arrays)
-    positions = prefix + names["positions"]
-    clip = names is _CLIP
-    # Some releases drop the prefix of the blocks when they save.
-    first = names["block"].format(i=0)
-    block_prefix = prefix if any(k.startswith(prefix + first) for k in arrays) else ""
-    axis = 0 if clip else 1
-    num_prefix = int(a["class_token"]) + int(a["distillation_token"])
-    token = prefix + names["class_token"]
-    if kind == "dinov2_with_registers":
-        pieces = (Piece(token), Piece(positions, 1, 0, 1))
-        yield Entry("prefix_tokens/class_token", pieces, join="sum")
-    else:
-        yield entry("prefix_tokens/class_token", token, "bare" if clip else "same")
-    yield entry("prefix_tokens/distillation_token", f"{prefix}embeddings.distillation_token")
-    yield entry("prefix_tokens/register_tokens", f"{prefix}embeddings.register_tokens")
-    layout = "table" if clip else "same"
-    yield entry("prefix_tokens/positions", [Piece(positions, axis, 0, num_prefix)], layout)
-    yield entry(
-        "position_embedding/position_embedding",
-        [Piece(positions, axis, num_prefix, 2**31)],
-        layout,
-    )
-    yield entry("patch_embedding/projection/kernel", f"{prefix}{names['patches']}.weight", "conv")
-    yield entry("patch_embedding/projection/bias", f"{prefix}{names['patches']}.bias")
-    yield from _norm("pre_norm", f"{prefix}pre_layrnorm")  # their spelling
-    yield from _norm("norm", prefix + names["norm"])
-    yield from _dense("pre_logits", f"{prefix}pooler.dense")
-    head = _head_key(arrays) or "classifier"
-    yield entry("head/kernel", f"{head}.weight", "dense")
-    yield entry("head/bias", f"{head}.bias" if head != "visual_projection" else [])
-    yield from _dense("distillation_head", "distillation_classifier")
-    yield from _map_head(a, prefix)
-    for i in range(a["depth"]):
-        path, block = f"block_{i:02d}", block_prefix + names["block"].format(i=i)
-        yield from _norm(f"{path}/norm1", f"{block}.{names['norm1']}")
-        yield from _norm(f"{path}/norm2", f"{block}.{names['norm2']}")
-        parts = [f"{block}.{names[part]}" for part in ("query", "key", "value")]
-        yield entry(f"{path}/attention/qkv/kernel", [f"{p}.weight" for p in parts], "dense")
-        yield entry(f"{path}/attention/qkv/bias", [f"{p}.bias" for p in parts])
-        yield from _dense(f"{path}/attention/projection", f"{block}.{names['projection']}")
-        gated = a["gated_mlp"]
-        for ours, theirs in (("fc1", "mlp.weights_in"), ("fc2", "mlp.weights_out")):
-            yield from _dense(f"{path}/mlp/{ours}", f"{block}.{theirs if gated else names[ours]}")
-        for number in (1, 2):
-            yield entry(f"{path}/scale{number}/gamma", f"{block}.layer_scale{number}.lambda1")
-
-
-def _map_head(a: dict[str, Any], prefix: str) -> Iterator[Entry]:
-    """SigLIP's pooling: query, key and value in one array."""
-    yield entry("pooling/query_token", f"{prefix}head.probe")
-    width = a["hidden_dim"]
-    for number, name in enumerate(("query", "key", "value")):
-        bounds = (0, number * width, (number + 1) * width)
-        weight = Piece(f"{prefix}head.attention.in_proj_weight", *bounds)
-        yield entry(f"pooling/{name}/kernel", [weight], "dense")
-        bias = Piece(f"{prefix}head.attention.in_proj_bias", *bounds)
-        yield entry(f"pooling/{name}/bias", [bias])
-    yield from _dense("pooling/projection", f"{prefix}head.attention.out_proj")
-    yield from _norm("pooling/norm", f"{prefix}head.layernorm")
-    yield from _dense("pooling/mlp/fc1", f"{prefix}head.mlp.fc1")
-    yield from _dense("pooling/mlp/fc2", f"{prefix}head.mlp.fc2")
-
-
-def _dense(path: str, key: str) -> Iterator[Entry]:
-    yield entry(f"{path}/kernel", f"{key}.weight", "dense")
-    yield entry(f"{path}/bias", f"{key}.bias")
-
-
-def _norm(path: str, key: str) -> Iterator[Entry]:
-    yield entry(f"{path}/gamma", f"{key}.weight")
-    yield entry(f"{path}/beta", f"{key}.bias")
-
-
-_RESAMPLE = {1: "lanczos3", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
+RESAMPLE = {1: "lanczos3", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
 
 
 def _preprocessing(processor: dict[str, Any], image_size: tuple[int, int]) -> Preprocessing:
@@ -332,7 +176,7 @@ def _preprocessing(processor: dict[str, Any], image_size: tuple[int, int]) -> Pr
     if not processor.get("do_rescale", True):
         scale = 255.0
     resample = processor.get("resample", 2)
-    if resample not in _RESAMPLE:
+    if resample not in RESAMPLE:
         raise ValueError(
             f"The processor resamples with PIL's filter {resample}: known are 1, 2, 3."
         )
@@ -349,7 +193,7 @@ def _preprocessing(processor: dict[str, Any], image_size: tuple[int, int]) -> Pr
         image_size,
         resize_mode="crop" if edge else "squash",
         crop_fraction=min(1.0, crop[0] / resized[0]),
-        interpolation=_RESAMPLE[resample],
+        interpolation=RESAMPLE[resample],
         mean=tuple(m / scale for m in mean),  # type: ignore[arg-type]
         std=tuple(s / scale for s in std),  # type: ignore[arg-type]
     )
@@ -363,140 +207,7 @@ def _labels(id2label: dict[str, str] | None, num_classes: int) -> tuple[str, ...
     return None if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
 
 
-_CLASSES = {  # without a classifier, with one, and the name of that
-    "vit": ("ViTModel", "ViTForImageClassification", "classifier"),
-    "deit": ("DeiTModel", "DeiTForImageClassification", "classifier"),
-    "ijepa": ("IJepaModel", "IJepaForImageClassification", "classifier"),
-    "dinov2": ("Dinov2Model", "Dinov2ForImageClassification", "classifier"),
-    "dinov2_with_registers": (
-        "Dinov2WithRegistersModel",
-        "Dinov2WithRegistersForImageClassification",
-        "classifier",
-    ),
-    "clip_vision_model": ("CLIPVisionModel", "CLIPVisionModelWithProjection", "visual_projection"),
-    "siglip_vision_model": ("SiglipVisionModel", "SiglipVisionModel", "classifier"),
-}
-_BASE_PREFIX = {"clip_vision_model": "vision_model", "siglip_vision_model": ""}
-_HIDDEN_ACT = {"gelu_tanh": "gelu_pytorch_tanh"}
-
-
-def transformers_config(model: VisionTransformer) -> tuple[dict[str, Any], str, set[str]]:
-    """The `config.json` with which transformers builds a model again.
-
-    Args:
-        model: to be described.
-
-    Returns:
-        The content of the file, what stands before the encoder's names, and the names that tell
-        `transformers_entries` which of its variants is meant.
-    """
-    a = model.get_config()
-    kind = _kind(a)
-    classes = _CLASSES[kind]
-    head = classes[2]
-    name = classes[1] if model.num_classes else classes[0]
-    if kind == "deit" and model.num_classes and a["distillation_head"] is not False:
-        name, head = "DeiTForImageClassificationWithTeacher", "cls_classifier"
-    prefix = ""
-    if model.num_classes and kind != "siglip_vision_model":
-        prefix = _BASE_PREFIX.get(kind, kind) + "."
-    config: dict[str, Any] = {
-        "architectures": [name],
-        "model_type": kind,
-        "hidden_size": a["hidden_dim"],
-        "num_hidden_layers": a["depth"],
-        "num_attention_heads": a["num_heads"],
-        "hidden_act": _HIDDEN_ACT.get(a["activation"], a["activation"]),
-        "layer_norm_eps": a["norm_epsilon"],
-        "image_size": _side(
-            size_pair(model.image_size or model.preprocessing.image_size, "image_size")
-        ),
-        "patch_size": _side(model.patch_size),
-        "num_channels": a["num_channels"],
-        "qkv_bias": a["qkv_bias"],
-        "hidden_dropout_prob": a["dropout_rate"],
-        "attention_probs_dropout_prob": a["attention_dropout_rate"],
-    }
-    mlp_dim = a["mlp_dim"] or int(a["hidden_dim"] * a["mlp_ratio"])
-    if kind.startswith("dinov2"):
-        config |= {
-            "mlp_ratio": _dinov2_ratio(a["hidden_dim"], mlp_dim, a["gated_mlp"]),
-            "layerscale_value": a["init_values"],
-            "use_swiglu_ffn": a["gated_mlp"],
-            "num_register_tokens": a["register_tokens"],
-            "drop_path_rate": a["drop_path_rate"],
-        }
-        if a["gated_mlp"]:
-            config["hidden_act"] = "gelu"  # it is not asked, silu is built in
-    else:
-        config["intermediate_size"] = mlp_dim
-    if kind == "clip_vision_model" and model.num_classes:
-        config["projection_dim"] = model.num_classes
-    elif model.num_classes:
-        labels = model.labels or [f"LABEL_{i}" for i in range(model.num_classes)]
-        config["id2label"] = {str(i): label for i, label in enumerate(labels)}
-        config["label2id"] = {label: i for i, label in enumerate(labels)}
-    if a["representation_size"] is not None:
-        config["pooler_output_size"] = a["representation_size"]
-    first = _NAMES[kind][0]["block"].format(i=0)
-    names = {f"{prefix}{first}."} | ({f"{head}.weight"} if model.num_classes else set())
-    return config, prefix, names
-
-
-def _dinov2_mlp_dim(width: int, ratio: float, gated: bool) -> int:
+def dinov2_mlp_dim(width: int, ratio: float, gated: bool) -> int:
     """How wide the MLP of DINOv2 is inside; the gated one is rounded up to a multiple of 8."""
     mlp_dim = int(width * ratio)
     return (int(mlp_dim * 2 / 3) + 7) // 8 * 8 if gated else mlp_dim
-
-
-def _dinov2_ratio(width: int, mlp_dim: int, gated: bool) -> int:
-    """The whole number that gives this width, as a config of DINOv2 has it."""
-    for ratio in range(1, 17):
-        if _dinov2_mlp_dim(width, ratio, gated) == mlp_dim:
-            return ratio
-    raise ValueError(
-        f"transformers' DINOv2 makes the MLP from a whole mlp_ratio: none gives mlp_dim={mlp_dim} "
-        f"for hidden_dim={width}. Choose another format."
-    )
-
-
-def _kind(a: dict[str, Any]) -> str:
-    """The `model_type` for a `VisionTransformer`."""
-    if a["init_values"] is not None:
-        return "dinov2_with_registers" if a["register_tokens"] else "dinov2"
-    if a["pre_norm"]:
-        return "clip_vision_model"
-    if a["pooling"] == "map":
-        return "siglip_vision_model"
-    if a["distillation_token"]:
-        return "deit"
-    return "vit" if a["class_token"] else "ijepa"
-
-
-def _side(size: tuple[int, int]) -> int | list[int]:
-    return size[0] if size[0] == size[1] else list(size)
-
-
-def transformers_processor(spec: Preprocessing) -> dict[str, Any]:
-    """The `preprocessor_config.json` of an evaluation transform."""
-    height, width = size_pair(spec.image_size, "image_size")
-    resized = tuple(int(side / spec.crop_fraction) for side in (height, width))
-    squash = spec.resize_mode == "squash"
-    content: dict[str, Any] = {
-        "image_processor_type": "ViTImageProcessor" if squash else "CLIPImageProcessor",
-        "do_resize": True,
-        "size": {"height": resized[0], "width": resized[1]}
-        if squash
-        else {"shortest_edge": min(resized)},
-        "resample": {name: number for number, name in _RESAMPLE.items()}[spec.interpolation],
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(spec.mean),
-        "image_std": list(spec.std),
-    }
-    if not squash or spec.crop_fraction < 1:
-        if squash:
-            content["image_processor_type"] = "DeiTImageProcessor"
-        content |= {"do_center_crop": True, "crop_size": {"height": height, "width": width}}
-    return content

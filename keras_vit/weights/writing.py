@@ -18,12 +18,10 @@ from keras_vit.weights.google import NEW_LAYOUT, OLD_LAYOUT, google_entries
 from keras_vit.weights.loading import recognise
 from keras_vit.weights.mapping import save_arrays
 from keras_vit.weights.safetensors import write_safetensors
-from keras_vit.weights.timm import timm_config, timm_entries
-from keras_vit.weights.transformers import (
-    transformers_config,
-    transformers_entries,
-    transformers_processor,
-)
+from keras_vit.weights.timm_config import timm_config
+from keras_vit.weights.timm_names import timm_entries
+from keras_vit.weights.transformers_config import transformers_config, transformers_processor
+from keras_vit.weights.transformers_names import transformers_entries
 
 FORMATS = ("timm", "google", "transformers")
 # Arguments that training has and that no checkpoint needs to tell.
