@@ -10,7 +10,8 @@ from keras_vit.preprocessing import Preprocessing
 from keras_vit.saving import load_model
 from keras_vit.variants import count_parameters, create_model, list_models
 from keras_vit.vision_transformer import VisionTransformer
-from keras_vit.weights import from_pretrained, save_checkpoint
+from keras_vit.weights.loading import from_pretrained
+from keras_vit.weights.writing import save_checkpoint
 
 __all__ = [
     "Preprocessing",

@@ -60,6 +60,8 @@ class Arrays(Mapping[str, np.ndarray]):
             raise ValueError(
                 f"{name!r:.100} of {self.path} ({size}, {info.dtype}) does not fit into memory."
             ) from error
+        except OSError as error:
+            raise ValueError(f"{name!r:.100} of {self.path} cannot be read: {error}") from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.infos)
@@ -108,6 +110,8 @@ def open_arrays(path: str | Path) -> Arrays:
         return _open_file(file)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+    except RecursionError as error:
+        raise damaged(Path(path), "what it holds is nested too deeply") from error
 
 
 def damaged(path: Path, reason: str) -> ValueError:
@@ -137,7 +141,8 @@ def checked_shape(path: Path, name: str, shape: Any) -> tuple[int, ...]:
         # numpy's own limit counts the other sides of an empty array, too
         or math.prod(max(side, 1) for side in shape) >= 2**56
     ):
-        raise damaged(path, f"{name!r:.100} has the shape {shape!r:.80}")
+        # without the shape: Python refuses to print the largest numbers
+        raise damaged(path, f"{name!r:.100} has an impossible shape")
     return tuple(shape)
 
 
@@ -162,7 +167,7 @@ def read_json(path: Path, text: bytes) -> dict[str, Any]:
         return found
 
     try:
-        content = json.loads(text, object_pairs_hook=unique)
+        content = json.loads(text.decode(), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise damaged(path, f"its JSON cannot be read ({error!s:.200})") from error
     if not isinstance(content, dict):

@@ -128,7 +128,9 @@ class NpzArrays(Arrays):
                 f"{self.path}: {name!r:.100} holds Python objects, which would need pickle: it "
                 f"runs code of the file. Save the plain arrays again, with np.savez."
             )
-        if dtype.itemsize == 0 or (dtype.kind not in "biufcSU" and dtype.str != "|V2"):
+        # the str of a structured dtype of two bytes is "|V2", too
+        brain = dtype.str == "|V2" and dtype.names is None and dtype.subdtype is None
+        if dtype.itemsize == 0 or not (brain or dtype.kind in "biufcSU"):
             raise damaged(self.path, f"{name!r:.100} has the dtype {dtype!s:.80}")
         return stream.tell(), shape, bool(fortran), dtype
 

@@ -12,7 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from keras_vit.weights.arrays import ArrayInfo, Arrays, checked_shape, damaged, read_json
+from keras_vit.weights.arrays import (
+    ArrayInfo,
+    Arrays,
+    checked_shape,
+    damaged,
+    open_arrays,
+    read_json,
+)
 
 _DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
@@ -126,8 +133,8 @@ class ShardedArrays(Arrays):
         index = read_json(path, path.read_bytes()).get("weight_map")
         if not isinstance(index, dict) or not index:
             raise damaged(path, "it has no weight_map")
-        self._shards: dict[str, SafetensorsArrays] = {}
-        self._shard_of: dict[str, SafetensorsArrays] = {}
+        self._shards: dict[str, Arrays] = {}
+        self._shard_of: dict[str, Arrays] = {}
         try:
             for name, shard in index.items():
                 self._add(name, shard)
@@ -152,7 +159,7 @@ class ShardedArrays(Arrays):
                 raise ValueError(
                     f"{self.path} names the shard {shard}, which is not beside it: fetch it, too."
                 )
-            self._shards[shard] = SafetensorsArrays(file)
+            self._shards[shard] = open_arrays(file)  # whose errors say what a pointer or a page is
         arrays = self._shards[shard]
         if name not in arrays:
             raise damaged(self.path, f"{shard} does not hold {name!r:.100}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import re
 import struct
-import tarfile
 import warnings
 import zipfile
 from pathlib import Path
@@ -35,7 +34,6 @@ _REFUSED = (
     ValueError,
     pickle.UnpicklingError,
     struct.error,
-    tarfile.TarError,
 )
 _CONVERT = """convert it to safetensors where you trust it:
   import torch, safetensors.torch
@@ -61,8 +59,6 @@ class TorchArrays(Arrays):
             with zipfile.ZipFile(path) as archive:
                 if any(member.compress_type for member in archive.infolist()):
                     raise damaged(path, "it is compressed, which torch.save never does")
-        elif tarfile.is_tarfile(path):  # would be unpacked to the disk
-            raise damaged(path, "it is a tar archive of a very old PyTorch")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what matters is an error
@@ -92,6 +88,8 @@ class TorchArrays(Arrays):
     def _check(self, name: str, tensor: Any) -> None:
         if tensor.device.type != "cpu" or str(tensor.layout) != "torch.strided":
             raise damaged(self.path, f"{name!r:.100} is a {tensor.device.type} {tensor.layout}")
+        if tensor.is_nested:
+            raise ValueError(f"{self.path}: {name!r:.100} is nested; expected are numbers.")
         if _dtype(tensor).startswith("q"):
             raise ValueError(f"{self.path}: {name!r:.100} is quantized; expected are numbers.")
         # A few numbers repeated by strides of 0 would fill any memory.
@@ -102,14 +100,14 @@ class TorchArrays(Arrays):
         import ml_dtypes
         import torch
 
-        tensor = self._tensors[name].detach()
         # A copy, so that nothing of the file is left when it is closed.
-        if info.dtype == "bfloat16" or info.dtype.startswith("float8"):
-            # torch cannot hand these to numpy: it gets the bits.
-            bits = tensor.view(torch.uint16 if info.dtype == "bfloat16" else torch.uint8)
-            return np.array(bits.numpy(), order="C").view(getattr(ml_dtypes, info.dtype))
         try:
-            return np.array(tensor.resolve_conj().resolve_neg().numpy(), order="C")
+            tensor = self._tensors[name].detach().resolve_conj().resolve_neg()
+            if info.dtype == "bfloat16" or info.dtype.startswith("float8"):
+                # torch cannot hand these to numpy: it gets the bits.
+                bits = tensor.view(torch.uint16 if info.dtype == "bfloat16" else torch.uint8)
+                return np.array(bits.numpy(), order="C").view(getattr(ml_dtypes, info.dtype))
+            return np.array(tensor.numpy(), order="C")
         except (RuntimeError, TypeError) as error:
             raise ValueError(
                 f"{name!r:.100} of {self.path} ({info.dtype}) cannot be read: {error}"

@@ -91,7 +91,7 @@ def test_errors_are_one_message_without_a_traceback(keras_vit, tmp_path):
             ("train", "digits", "--workdir", tmp_path / "w", "--data", f"folder:{tmp_path}/no"),
             "is not a directory",
         ),
-        (("evaluate", tmp_path / "file", "--data", "digits"), "is not a .keras file"),
+        (("evaluate", tmp_path / "file", "--data", "digits"), "expected are the arrays"),
         (("evaluate", tmp_path / "none", "--data", "digits"), "There is no model at"),
         (("export", tmp_path / "empty", tmp_path / "base"), "holds no model.keras"),
         (("serve", tmp_path / "none"), "is not a directory"),

@@ -77,7 +77,7 @@ def stopped_by(number, start, workdir, after):
     while process.poll() is None:
         process.send_signal(number)  # again, as a person would, if the first went unheard
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(2)
+            process.wait(30)
     output, errors = process.communicate(timeout=120)
     assert not (workdir / "model.keras").exists(), "the run was over before the signal"
     return process.returncode, output, errors
