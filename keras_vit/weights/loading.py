@@ -89,7 +89,8 @@ def from_pretrained(
         )
     rules = position_resampling, allow_missing, allow_unused
     asked = None if image_size in (None, "any") else size_pair(image_size, "image_size")  # type: ignore[arg-type]
-    if path.suffix == ".keras" or (path / "model.keras").is_file():
+    workdir = (path / "checkpoints").is_dir()  # of a training; what it lacks, `load_model` says
+    if path.suffix == ".keras" or workdir or (path / "model.keras").is_file():
         model = load_model(path)
         if (num_classes, image_size, patch_size) == (None, None, None) and not overrides:
             return model

@@ -92,8 +92,8 @@ def test_errors_are_one_message_without_a_traceback(keras_vit, tmp_path):
             "is not a directory",
         ),
         (("evaluate", tmp_path / "file", "--data", "digits"), "expected are the arrays"),
-        (("evaluate", tmp_path / "none", "--data", "digits"), "There is no model at"),
-        (("export", tmp_path / "empty", tmp_path / "base"), "holds no model.keras"),
+        (("evaluate", tmp_path / "none", "--data", "digits"), "There is nothing at"),
+        (("export", tmp_path / "empty", tmp_path / "base"), "holds no checkpoint"),
         (("serve", tmp_path / "none"), "is not a directory"),
         (("serve", tmp_path / "empty"), "holds no version"),
         (

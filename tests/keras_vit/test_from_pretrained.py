@@ -283,6 +283,9 @@ def test_what_is_no_checkpoint(tmp_path):
         keras_vit.from_pretrained(tmp_path / "a.npz")
     with pytest.raises(ValueError, match="hf://"):
         keras_vit.from_pretrained(tmp_path / "nothing")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(ValueError, match="train command again"):
+        keras_vit.from_pretrained(tmp_path / "run")
     folder = write_record(RECORDS["transformers"][0], tmp_path / "model")
     config = RECORDS["transformers"][0]["config"]
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "swin"}))

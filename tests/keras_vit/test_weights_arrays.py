@@ -1,11 +1,13 @@
 """Reading checkpoints that may be damaged or hostile."""
 
+import collections
 import io
 import json
 import os
 import pickle
 import struct
 import sys
+import tarfile
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -106,8 +108,12 @@ def test_npz_with_bfloat16_as_big_vision_writes_it(tmp_path):
 
 def test_npz_in_the_order_of_fortran_and_of_other_machines(tmp_path):
     value = np.arange(24, dtype="float32").reshape(2, 3, 4)
-    np.savez(tmp_path / "a.npz", fortran=np.asfortranarray(value), big=value.astype(">f4"))
-    assert_same(read_all(tmp_path / "a.npz"), {"fortran": value, "big": value})
+    both = np.asfortranarray(value.astype(">f4"))
+    brain = np.asfortranarray(BRAIN)
+    arrays = {"fortran": np.asfortranarray(value), "big": value.astype(">f4"), "both": both}
+    np.savez(tmp_path / "a.npz", **arrays, brain=brain)
+    expected = {"fortran": value, "big": value, "both": value, "brain": BRAIN}
+    assert_same(read_all(tmp_path / "a.npz"), expected)
 
 
 def test_npz_of_python_2_and_of_version_2(tmp_path):
@@ -178,6 +184,11 @@ def test_a_folder_gives_the_best_that_it_holds(tmp_path):
     np.savez(tmp_path / "b.npz", npz=np.zeros(1))
     with pytest.raises(ValueError, match=r"several.*a\.npz, b\.npz"):
         open_arrays(tmp_path)
+    write_safetensors(tmp_path / "weights.bin", {"bin": BRAIN})  # the content decides
+    assert list(read_all(tmp_path)) == ["bin"]
+    (tmp_path / "optimizer.pt").touch()
+    with pytest.raises(ValueError, match=r"several.*optimizer\.pt, weights\.bin"):
+        open_arrays(tmp_path)
     write_shards(tmp_path)
     assert list(read_all(tmp_path)) == ["a", "b"]
     write_safetensors(tmp_path / "model.safetensors", {"single": BRAIN})
@@ -235,6 +246,11 @@ def test_one_array_takes_the_memory_of_one_array(tmp_path):
         ("{'descr': '|V3', 'fortran_order': False, 'shape': (8,)}", "dtype"),
         ("{'descr': '|S0', 'fortran_order': False, 'shape': (8,)}", "dtype"),
         ("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (8,)}", "dtype"),
+        # two bytes, as bfloat16 has
+        ("{'descr': [('a', '<f2')], 'fortran_order': False, 'shape': (16,)}", "dtype"),
+        ("{'descr': ('|u1', (2,)), 'fortran_order': False, 'shape': (16,)}", "dtype"),
+        # more digits than Python prints
+        (f"{{'descr': '<f4', 'fortran_order': False, 'shape': (0x{'f' * 8_000},)}}", "shape"),
         ("{'descr': '<f4', 'fortran_order': False, 'shape': (8,), 'more': 1}", "header"),
         ("{'descr': " + "-" * 9_000 + "1}", "header"),
         ("(" * 9_000, "header"),
@@ -288,6 +304,40 @@ def test_npz_that_numpy_did_not_write(tmp_path, method):
     path = write_npz(tmp_path / "a.npz", [("a.npy", npy_of(np.ones(2)))], method)
     with pytest.raises(ValueError, match="numpy never uses"):
         open_arrays(path)
+
+
+def with_field(path, offset, value):
+    """Write a number into both headers of the only member of an archive."""
+    content = bytearray(path.read_bytes())
+    for start in (content.index(b"PK\x03\x04") + 6, content.index(b"PK\x01\x02") + 8):
+        content[start + offset : start + offset + 2] = struct.pack("<H", value)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "message"),
+    [
+        (0, 0x01, "encrypted"),
+        (0, 0x41, "encryption"),  # strong
+        (0, 0x20, "patched"),
+        (2, 99, "numpy never uses"),  # a method of compression that does not exist
+        (-2, 0xFF, "zip file version"),
+    ],
+)
+def test_npz_with_what_zip_allows_and_nobody_uses(tmp_path, offset, value, message):
+    path = write_npz(tmp_path / "a.npz", [("a.npy", npy_of(np.ones(2)))])
+    with_field(path, offset, value)
+    with pytest.raises(ValueError, match=message) as raised:
+        open_arrays(path)
+    assert str(path) in str(raised.value)
+
+
+def test_npz_that_bears_one_name_outside_and_one_inside(tmp_path):
+    path = write_npz(tmp_path / "a.npz", [("a.npy", npy_of(np.ones(2)))])
+    path.write_bytes(path.read_bytes().replace(b"a.npy", b"b.npy", 1))
+    with pytest.raises(ValueError, match="differ") as raised:
+        open_arrays(path)
+    assert str(path) in str(raised.value)
 
 
 def with_sizes(path, compressed=None, size=None):
@@ -372,6 +422,7 @@ def entry(begin=0, end=8, shape=(2,), dtype="F32"):
         (b"{" + b'"a":{' * 100_000, "JSON"),
         (b'{"a": ' + b"9" * 10_000 + b"}", "JSON"),
         (b'{"\xff": 1}', "JSON"),
+        ('{"a": 1}'.encode("utf-16-le"), "JSON"),
         (b'{"a"', "JSON"),
         ({}, "its header describes"),
     ],
@@ -396,6 +447,9 @@ def test_safetensors_with_a_header_longer_than_the_file(tmp_path, length):
     [
         "../model.safetensors",
         "/etc/model.safetensors",
+        "../x",
+        "/etc/passwd",
+        "a/b",
         "a/b.safetensors",
         "a\\b.safetensors",
         "C:a.safetensors",
@@ -415,6 +469,39 @@ def test_shards_lie_beside_their_index(tmp_path, shard):
     write_safetensors(tmp_path / "model.safetensors", {"a": BRAIN})
     with pytest.raises(ValueError, match="is not the name of"):
         open_arrays(write_shards(tmp_path / "in", {"a": shard}))
+
+
+def test_json_of_any_depth(tmp_path):
+    # Python reads a depth that it cannot print
+    for depth in range(800, 1_000, 10):
+        nested = b"[" * depth + b"]" * depth
+        for text in (b'{"a": {"dtype": %s, "shape": [], "data_offsets": [0, 0]}}', b'{"a": %s}'):
+            path = write_raw(tmp_path / "a.safetensors", text % nested)
+            with pytest.raises(ValueError, match=r"a\.safetensors"):
+                open_arrays(path)
+
+
+def test_a_shard_that_is_a_pointer(tmp_path):
+    index = write_shards(tmp_path)
+    shard = tmp_path / "model-00002-of-00002.safetensors"
+    shard.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(ValueError, match=f"{shard.name} is a pointer.*git lfs pull"):
+        open_arrays(index)
+
+
+def test_a_file_that_shrinks_or_fails_while_it_is_open(tmp_path, monkeypatch):
+    path = write_safetensors(tmp_path / "a.safetensors", {"a": np.ones(100), "b": np.ones(100)})
+    with open_arrays(path) as arrays:
+        os.truncate(path, 1_000)
+        with pytest.raises(ValueError, match=r"a\.safetensors is damaged.*cut short"):
+            arrays["b"]
+
+        def fails(*unused):
+            raise OSError("a bad sector")
+
+        monkeypatch.setattr(arrays, "_read", fails)
+        with pytest.raises(ValueError, match=r"'a' of .*a\.safetensors cannot be.*bad sector"):
+            arrays["a"]
 
 
 def test_shards_that_do_not_fit_their_index(tmp_path):
@@ -467,10 +554,11 @@ def test_flipped_bytes_give_arrays_or_a_value_error(tmp_path, name):
     content = small_files(tmp_path)[name]
     rng = np.random.default_rng(0)
     failed = 0
-    for _ in range(200):
+    for turn in range(300):
         changed = bytearray(content)
-        for place in rng.integers(0, len(content), rng.integers(1, 4)):
-            changed[place] = rng.integers(0, 256)
+        # one alone in the first 200
+        for place in rng.integers(0, len(content), 1 if turn < 200 else 3):
+            changed[place] ^= rng.integers(1, 256)
         (tmp_path / name).write_bytes(changed)
         failed += fails_by_name(tmp_path / name)
     assert failed > 20
@@ -565,6 +653,22 @@ def test_torch(tmp_path, zipped, keys):
     assert_same(read_all(tmp_path), found)  # the only one of its folder
 
 
+def test_torch_of_views(tmp_path):
+    torch = pytest.importorskip("torch")
+    wide = torch.arange(6.0).reshape(2, 3)
+    content = {
+        "bf16": torch._neg_view(wide.to(torch.bfloat16)),  # what torch cannot view as bits
+        "f32": torch._neg_view(wide),
+        "c64": (wide + 1j).conj(),
+        "slice": wide[:, 1:].T,
+    }
+    torch.save(content, tmp_path / "a.pth")
+    found = read_all(tmp_path / "a.pth")
+    assert found["bf16"].tolist() == found["f32"].tolist() == [[0, -1, -2], [-3, -4, -5]]
+    assert found["c64"].imag.tolist() == [[-1] * 3] * 2
+    assert found["slice"].tolist() == [[1, 4], [2, 5]]
+
+
 def test_torch_prefers_the_model(tmp_path):
     torch = pytest.importorskip("torch")
     content = {"model_ema": {"e": torch.ones(1)}, "model": {"m": torch.ones(1)}}
@@ -602,6 +706,8 @@ def test_torch_files_that_hold_no_arrays(tmp_path):
         ({"w": torch.ones(1).expand(10**9, 10**3)}, "larger than what is stored"),
         ({"w": torch.eye(2).to_sparse()}, "sparse"),
         ({"w": torch.ones(1, device="meta")}, "meta"),
+        ({"w": torch.nested.nested_tensor([torch.ones(1), torch.ones(2)])}, "nested"),
+        ({3: 4}, "no tensors"),
     ]:
         torch.save(content, path)
         with pytest.raises(ValueError, match=message):
@@ -611,6 +717,58 @@ def test_torch_files_that_hold_no_arrays(tmp_path):
         members = [(name, archive.read(name)) for name in archive.namelist()]
     with pytest.raises(ValueError, match="compressed"):
         open_arrays(write_npz(path, members, zipfile.ZIP_DEFLATED))
+
+
+class Rebuilt:
+    """A tensor whose file says where it lies in its storage."""
+
+    def __init__(self, rebuild, storage, offset, size, stride):
+        self.parts = rebuild, (storage, offset, size, stride, False, collections.OrderedDict())
+
+    def __reduce__(self):
+        return self.parts
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("offset", "size", "stride"),
+    [(0, 10**12, 1), (0, 10**7, 1), (-4, 2, 1), (10**7, 2, 1), (0, 2, 10**7), (0, 2, -1)],
+)
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+def test_torch_tensors_outside_of_their_storage(tmp_path, zipped, offset, size, stride):
+    torch = pytest.importorskip("torch")
+    rebuild, storage = torch._utils._rebuild_tensor_v2, torch.ones(4).storage()
+    content = {"w": Rebuilt(rebuild, storage, offset, (size,), (stride,))}
+    path = tmp_path / "a.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=r"a\.pth"):
+        read_all(path)
+
+
+def test_torch_files_that_are_nested_deeply(tmp_path):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "a.pth"
+    # {((((...)))): 1}, which pickle itself would not write
+    start = b"\x80\2}" + b")" + b"\x85" * 3_000 + b"K\1s."
+    write_npz(path, [("a/data.pkl", start), ("a/version", b"3\n"), ("a/byteorder", b"little")])
+    assert isinstance(torch.load(path, weights_only=True), dict)  # nothing that torch refuses
+    with pytest.raises(ValueError, match=r"a\.pth is damaged.*nested too deeply"):
+        open_arrays(path)
+
+
+def test_torch_files_that_are_tar_archives(tmp_path):
+    pytest.importorskip("torch")
+    member = tarfile.TarInfo("??sys_info")
+    for kind, count in [(tarfile.REGTYPE, 1), (tarfile.XHDTYPE, 3_000)]:  # a chain of extensions
+        member.type = kind
+        block = bytearray(member.tobuf(tarfile.USTAR_FORMAT))
+        block[:2], block[148:156] = b"\x80\2", b" " * 8
+        block[148:156] = b"%06o\0 " % sum(block)  # its checksum
+        path = tmp_path / "a.pth"
+        path.write_bytes(bytes(block) * count + b"\0" * 1024)
+        assert count > 1 or tarfile.is_tarfile(path)
+        with pytest.raises(ValueError, match=r"a\.pth is not loaded"):
+            open_arrays(path)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -634,12 +792,19 @@ def test_torch_files_cut_short_or_flipped(tmp_path, zipped):
 
 
 def test_without_torch_or_with_an_old_one(tmp_path, monkeypatch):
-    path = write_npz(tmp_path / "a.pth", [("a/data.pkl", b"")])
+    marker = tmp_path / "ran"
+    code = pickle.dumps(Marker(marker), 2)
+    path = write_npz(tmp_path / "a.pth", [("a/data.pkl", code)])
+    (tmp_path / "old.pth").write_bytes(code)
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ValueError, match=r"install torch, or convert") as raised:
-        open_arrays(path)
-    assert "torch.load('a.pth', weights_only=True), \"model.safetensors\"" in str(raised.value)
+    for file in (path, tmp_path / "old.pth"):
+        with pytest.raises(ValueError, match=r"install torch, or convert") as raised:
+            open_arrays(file)
+        assert str(file) in str(raised.value)
+        call = f"torch.load('{file.name}', weights_only=True), \"model.safetensors\""
+        assert call in str(raised.value)
     monkeypatch.setitem(sys.modules, "torch", type(sys)("torch"))
     sys.modules["torch"].__version__ = "2.9.1+cpu"
     with pytest.raises(ValueError, match=r"needs torch 2\.10 or newer"):
         open_arrays(path)
+    assert not marker.exists()
