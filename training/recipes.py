@@ -21,6 +21,10 @@ class ModelConfig:
     variant: str = "vit_tiny_patch16_224"
     """Name of the architecture (see `keras-vit models`); the fields below override it."""
 
+    pretrained: str | None = None
+    """Start from a checkpoint instead: a file, a folder, hf://org/name, gs://… (fine-tuning). Its
+    architecture and its evaluation transform take the place of `variant` and `preprocessing`."""
+
     image_size: int | None = None
     """Side of the model's input in pixels."""
 
@@ -36,8 +40,8 @@ class ModelConfig:
     num_heads: int | None = None
     """Attention heads; a divisor of hidden_dim."""
 
-    pooling: Literal["token", "avg"] = "token"
-    """What the head sees: the class token, or the mean of the patches."""
+    pooling: Literal["token", "avg", "map"] | None = None
+    """What the head sees: the class token, the mean of the patches, or an attention over them."""
 
     dropout_rate: float = 0.0
     """Dropout on positions, attention projections and MLPs."""

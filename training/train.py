@@ -7,12 +7,13 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vit import Preprocessing, VisionTransformer, create_model
+from keras_vit import Preprocessing, VisionTransformer, create_model, from_pretrained
 from keras_vit.atomic_files import write_text
 from training.callbacks import (
     SaveProgress,
@@ -155,17 +156,50 @@ def train(
 
 
 def build_model(recipe: Recipe, source: DataSource) -> VisionTransformer:
-    """The model of a recipe for a data set, with fresh weights, its preprocessing and labels."""
+    """The model of a recipe for a data set: fresh, or from a checkpoint with a fresh head.
+
+    Args:
+        recipe: its `model` and `preprocessing` are read.
+        source: gives the labels.
+
+    Returns:
+        The model with its preprocessing and labels.
+
+    Raises:
+        ValueError: if the architecture is unknown, or the checkpoint does not fit.
+    """
     config = dataclasses.asdict(recipe.model)
-    variant = config.pop("variant")
+    variant, pretrained = config.pop("variant"), config.pop("pretrained")
     overrides = {key: value for key, value in config.items() if value is not None}
+    if pretrained is not None:
+        return _pretrained_model(pretrained, overrides, source)
     if overrides.keys() & {"image_size", "patch_size", "hidden_dim", "depth", "num_heads"}:
         overrides["name"] = "custom_vit"  # the variant's own name would promise its sizes
-    overrides["class_token"] = recipe.model.pooling == "token"
+    if recipe.model.pooling is not None:
+        overrides["class_token"] = recipe.model.pooling == "token"
     model = create_model(variant, num_classes=len(source.labels), labels=source.labels, **overrides)
     model.preprocessing = Preprocessing(
         image_size=model.preprocessing.image_size, **dataclasses.asdict(recipe.preprocessing)
     )
+    return model
+
+
+def _pretrained_model(
+    pretrained: str, overrides: dict[str, Any], source: DataSource
+) -> VisionTransformer:
+    """A checkpoint with a fresh head for the data set's labels."""
+    if fixed := sorted(overrides.keys() & {"hidden_dim", "depth", "num_heads", "pooling"}):
+        raise ValueError(
+            f"model.{fixed[0]} is what the checkpoint {pretrained} says: leave it out, or leave "
+            f"out model.pretrained to train from scratch."
+        )
+    model = from_pretrained(pretrained, num_classes=len(source.labels), **overrides)
+    if model.labels != tuple(source.labels):  # as many classes, but other ones
+        for layer in model.layers:
+            if layer.name in ("head", "distillation_head"):
+                for variable in layer.weights:
+                    variable.assign(keras.ops.zeros_like(variable))
+    model.labels = source.labels
     return model
 
 

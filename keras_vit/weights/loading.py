@@ -50,7 +50,8 @@ def from_pretrained(
 
     Args:
         source: a path, or an address: "hf://org/name[@revision]", "https://…", "gs://…".
-        num_classes: outputs of a fresh head; 0 for none. Default None: the head of the checkpoint.
+        num_classes: outputs; another number than the checkpoint's gives a fresh head of zeros, and
+            0 none. Default None: the head of the checkpoint.
         image_size: height and width of the input, an int or a pair; positions are resampled by the
             rule of the checkpoint's own library. "any" takes images of every size. Default None:
             the checkpoint's own.

@@ -490,9 +490,9 @@ def test_a_shard_that_is_a_pointer(tmp_path):
 
 
 def test_a_file_that_shrinks_or_fails_while_it_is_open(tmp_path, monkeypatch):
-    path = write_safetensors(tmp_path / "a.safetensors", {"a": np.ones(100), "b": np.ones(100)})
+    path = write_safetensors(tmp_path / "a.safetensors", {"a": np.ones(9), "b": np.ones(10_000)})
     with open_arrays(path) as arrays:
-        os.truncate(path, 1_000)
+        os.truncate(path, 40_000)
         with pytest.raises(ValueError, match=r"a\.safetensors is damaged.*cut short"):
             arrays["b"]
 
@@ -697,6 +697,7 @@ def test_torch_runs_nothing(tmp_path, zipped):
     assert marker.exists()
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_torch_files_that_hold_no_arrays(tmp_path):
     torch = pytest.importorskip("torch")
     path = tmp_path / "a.pth"
