@@ -472,7 +472,6 @@ def test_shards_lie_beside_their_index(tmp_path, shard):
 
 
 def test_json_of_any_depth(tmp_path):
-    # Python reads a depth that it cannot print
     for depth in range(800, 1_000, 10):
         nested = b"[" * depth + b"]" * depth
         for text in (b'{"a": {"dtype": %s, "shape": [], "data_offsets": [0, 0]}}', b'{"a": %s}'):
