@@ -129,7 +129,7 @@ def load_variables(
         keys = [piece.key for piece in found.pieces] if found else []
         used.update(keys)
         missing = [key for key in keys if key not in shapes]
-        if allowed and (found is None or missing or path in _fresh_heads(allow_missing, path)):
+        if allowed and (found is None or missing or _is_fresh_head(allow_missing, path)):
             fresh.append(path)
         elif found is None:
             problems.append(f"- {path} {_shape(variable.shape)}: {source.name} has no such array")
@@ -202,10 +202,9 @@ def save_arrays(model: VisionTransformer, entries: Iterable[Entry]) -> dict[str,
     return {key: np.ascontiguousarray(value) for key, value in arrays.items()}
 
 
-def _fresh_heads(allow_missing: Sequence[str], path: str) -> set[str]:
+def _is_fresh_head(allow_missing: Sequence[str], path: str) -> bool:
     """Heads are fresh when they are allowed to be, even if the file has one of another size."""
-    heads = [p for p in HEADS if p in allow_missing]
-    return {path} if any(fnmatch.fnmatchcase(path, p) for p in heads) else set()
+    return any(fnmatch.fnmatchcase(path, p) for p in HEADS if p in allow_missing)
 
 
 def _cut(shape: tuple[int, ...], piece: Piece) -> tuple[int, ...]:
