@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any, Literal
 
 from training.augmentation.config import Augmentation
+from training.optimization.config import OptimizerConfig, ScheduleConfig
 
 StrategyName = Literal["auto", "none", "mirrored", "multiworker", "tpu"]
 
@@ -68,37 +69,6 @@ class PreprocessingConfig:
 
     interpolation: Literal["bilinear", "bicubic", "lanczos3"] = "bicubic"
     """Kernel of the resize, antialiased."""
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW (Loshchilov & Hutter, 2019)."""
-
-    learning_rate: float = 1e-3
-    """Peak learning rate."""
-
-    weight_decay: float = 0.05
-    """Decoupled weight decay, times the learning rate; on kernels only."""
-
-    beta_1: float = 0.9
-    """Decay of the first moment."""
-
-    beta_2: float = 0.999
-    """Decay of the second moment."""
-
-    clip_norm: float = 1.0
-    """Global norm that the gradient of the whole batch is clipped to."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ScheduleConfig:
-    """Linear warm-up, then cosine decay."""
-
-    warmup_epochs: float = 5.0
-    """Epochs until the peak learning rate."""
-
-    final_fraction: float = 0.0
-    """Learning rate at the end, as a fraction of the peak."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,7 @@ from training.data import (
     steps_per_epoch,
     training_batches,
 )
-from training.optimizer import make_optimizer
+from training.optimization.optimizer import make_optimizer
 from training.recipes import Recipe, StrategyName, difference
 from training.strategy import is_chief, make_strategy
 from training.train_step import TrainedModel

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from training.optimizer import decays, make_optimizer
-from training.recipes import OptimizerConfig, ScheduleConfig
+from training.optimization.optimizer import decays, make_optimizer
+from training.optimization.config import OptimizerConfig, ScheduleConfig
 from training.train_step import TrainedModel
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 
 from keras_vit import VisionTransformer
-from training.recipes import OptimizerConfig, ScheduleConfig
+from training.optimization.config import OptimizerConfig, ScheduleConfig
 
 
 def make_optimizer(

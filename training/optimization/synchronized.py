@@ -1,0 +1,114 @@
+"""What Keras' optimizers lack under `tf.distribute`.
+
+Keras 3 clips and checks each replica's own gradient before it sums over the replicas, keeps its
+moving average by an all-reduce for each variable, and overwrites the weights with the average when
+`fit` ends. The train step of this project sums first; the optimizer then has nothing left to sum.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+@functools.cache
+def synchronized(optimizer_class: type[keras.optimizers.Optimizer]) -> type:
+    """A Keras optimizer that takes gradients which are the same on every replica.
+
+    Args:
+        optimizer_class: such as `keras.optimizers.AdamW`.
+
+    Returns:
+        A subclass of the same name. After `build`, `set_multipliers` gives each variable a
+        learning rate and a weight decay of its own. With `use_ema=True` the average starts at the
+        first weights and warms up: its momentum is at most (1 + t) / (10 + t) after t steps, as in
+        `tf.train.ExponentialMovingAverage`.
+
+    Example:
+        >>> variable = keras.Variable([1.0, 2.0])
+        >>> optimizer = synchronized(keras.optimizers.SGD)(1.0)
+        >>> optimizer.build([variable])
+        >>> optimizer.set_multipliers([0.5], [0.0])
+        >>> optimizer.apply([tf.constant([1.0, 1.0])])
+        >>> variable.numpy().tolist()
+        [0.5, 1.5]
+    """
+
+    class Synchronized(optimizer_class):
+        def build(self, variables: list[keras.Variable]) -> None:
+            super().build(variables)
+            self.set_multipliers([1.0] * len(variables), [1.0] * len(variables))
+            if self.use_ema:
+                for average, variable in zip(self.moving_average, variables, strict=True):
+                    average.assign(variable)
+
+        @property
+        def moving_average(self) -> list[keras.Variable]:
+            return list(self._model_variables_moving_average)
+
+        def set_multipliers(
+            self, learning_rates: Sequence[float], weight_decays: Sequence[float]
+        ) -> None:
+            # As tuples: Keras follows lists for variables in them.
+            self._learning_rate_multipliers = tuple(learning_rates)
+            self._weight_decay_multipliers = tuple(weight_decays)
+
+        def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: Any) -> None:
+            factor = self._learning_rate_multipliers[self._get_variable_index(variable)]
+            super().update_step(gradient, variable, learning_rate * factor)
+
+        def _apply_weight_decay(self, variables: list[keras.Variable]) -> None:
+            if not self.weight_decay:
+                return
+            decays = [
+                self.weight_decay
+                * self._learning_rate_multipliers[self._get_variable_index(variable)]
+                * self._weight_decay_multipliers[self._get_variable_index(variable)]
+                for variable in variables
+            ]
+
+            def shrink(variable: tf.Variable, rate: Any) -> None:
+                variable.assign_sub(variable * tf.cast(rate, variable.dtype))
+
+            def update(distribution: tf.distribute.Strategy, rate: Any) -> None:
+                for variable, decay in zip(variables, decays, strict=True):
+                    if decay:
+                        distribution.extended.update(
+                            variable.value, shrink, args=(rate * decay,), group=False
+                        )
+
+            self._everywhere(update, self.learning_rate)
+
+        def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
+            return grads_and_vars  # the train step has summed them
+
+        def _update_model_variables_moving_average(self, variables: list[keras.Variable]) -> None:
+            steps = tf.cast(self.iterations.value, tf.float32)
+            momentum = tf.minimum(self.ema_momentum, (1.0 + steps) / (10.0 + steps))
+
+            def follow(average: tf.Variable, variable: tf.Variable) -> None:
+                share = tf.cast(1.0 - momentum, average.dtype)
+                average.assign_add((variable - average) * share)
+
+            def update(distribution: tf.distribute.Strategy) -> None:
+                for average, variable in zip(self.moving_average, variables, strict=True):
+                    distribution.extended.update(
+                        average.value, follow, args=(variable.value,), group=False
+                    )
+
+            self._everywhere(update)
+
+        def _everywhere(self, update: Any, *args: Any) -> None:
+            tf.__internal__.distribute.interim.maybe_merge_call(
+                update, tf.distribute.get_strategy(), *args
+            )
+
+        def finalize_variable_values(self, var_list: Any) -> None:
+            """Keras puts the average in the place of the weights here; training may go on."""
+
+    Synchronized.__name__ = optimizer_class.__name__
+    return Synchronized
