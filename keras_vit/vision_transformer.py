@@ -410,51 +410,6 @@ class VisionTransformer(keras.Model):
         """
         return keras.Model(self.input, self._representation, name=f"{self.name}_representation")
 
-    def enable_lora(
-        self,
-        rank: int,
-        lora_alpha: float | None = None,
-        targets: Sequence[str] = ("qkv", "projection"),
-    ) -> None:
-        """Freeze the model but for low-rank updates of some kernels, and the head.
-
-        "LoRA: Low-Rank Adaptation of Large Language Models" (Hu et al., 2021). Saving the model
-        writes the merged kernels.
-
-        Args:
-            rank: of the updates, at least 1.
-            lora_alpha: the update is scaled by `lora_alpha / rank`. Default None: `rank`.
-            targets: names of the dense layers inside the blocks, of "qkv", "projection", "fc1" and
-                "fc2". Default the two of the attention.
-
-        Raises:
-            ValueError: if a target is unknown.
-
-        Example:
-            >>> model = VisionTransformer(32, 8, hidden_dim=16, depth=1, num_heads=2)
-            >>> model.enable_lora(rank=2)
-            >>> len(model.trainable_variables)
-            6
-        """
-        if unknown := sorted(set(targets) - set(_LORA_TARGETS)):
-            raise ValueError(
-                f"LoRA targets {unknown} are unknown; choose from {list(_LORA_TARGETS)}."
-            )
-        for layer in self.layers:
-            if layer.name not in ("head", "distillation_head", *(b.name for b in self.blocks)):
-                layer.trainable = False
-        for block in self.blocks:
-            for layer in block._flatten_layers(include_self=False):
-                if isinstance(layer, keras.layers.Dense) and layer.name in targets:
-                    layer.enable_lora(rank, lora_alpha=lora_alpha)
-                    if layer.bias is not None:
-                        layer.bias.trainable = False
-                elif not layer._layers:
-                    layer.trainable = False
-                else:  # a layer of layers: only what is its own
-                    for variable in layer._trainable_variables:
-                        variable.trainable = False
-
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, with the preprocessing and the labels of now."""
         return {
@@ -476,7 +431,6 @@ class VisionTransformer(keras.Model):
         return cls(**config)
 
 
-_LORA_TARGETS = ("qkv", "projection", "fc1", "fc2")
 _ARGUMENT_NAMES = VisionTransformer.__init__.__code__.co_varnames[
     1 : VisionTransformer.__init__.__code__.co_argcount
 ]

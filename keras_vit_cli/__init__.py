@@ -15,8 +15,10 @@ import sys
 COMMANDS = {
     "demo": "train on real digits, export, serve, and check every answer",
     "models": "list the architectures, with their number of parameters",
+    "data": "pack images into shards, or show what is in a data set",
     "train": "train a model by a recipe, or go on with a run",
     "evaluate": "measure a model's accuracy; prints one line of JSON",
+    "probe": "judge a model's frozen features: few shots, neighbours, a linear layer",
     "export": "write a model as a SavedModel that TF Serving takes as it is",
     "serve": "serve exported models over gRPC",
     "predict": "ask a server what is in image files",

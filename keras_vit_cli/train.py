@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import signal
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from keras_vit_cli.arguments import call
-from training.recipes import RECIPES, Recipe, StrategyName
+from training.config import Recipe, StrategyName
+from training.recipes import RECIPES
 
 
 def run(arguments: list[str]) -> None:
@@ -27,6 +29,8 @@ def run(arguments: list[str]) -> None:
         data_dir: str | None = None,
         strategy: StrategyName = "auto",
         num_replicas: int | None = None,
+        num_workers: int = 1,
+        allow_changed: bool = False,
     ) -> None:
         """Train a model, or go on with the run in the workdir: repeat the same command.
 
@@ -37,22 +41,50 @@ def run(arguments: list[str]) -> None:
             data_dir: where TFDS keeps its data; may be a bucket, gs://…
             strategy: which devices train together; auto looks at what is there.
             num_replicas: devices of the strategy mirrored; without GPUs the CPU is split.
+            num_workers: processes on this machine that train together (strategy multiworker). On
+                several machines use srun, or set TF_CONFIG on each.
+            allow_changed: go on with a run that began with other settings.
         """
-        from training.train import train as run_training
+        if num_workers != 1:
+            _train_in_workers(arguments, num_workers)
+            return
+        _train(recipe, workdir, data_dir, strategy, num_replicas, allow_changed)
 
-        # Shells let what they start with `&` in a script ignore Ctrl-C; a run must always hear it.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            result = run_training(
-                recipe,
-                workdir,
-                data_dir=data_dir,
-                strategy=strategy,
-                num_replicas=num_replicas,
-            )
-        except KeyboardInterrupt:
-            print(f"\nStopped. Run the same command to go on; {workdir} holds what is done.")
-            raise
+    call(train, f"train {name}", arguments[1:], description=RECIPES[name].__doc__)
+
+
+def _train(
+    recipe: Recipe,
+    workdir: Path,
+    data_dir: str | None,
+    strategy: StrategyName,
+    num_replicas: int | None,
+    allow_changed: bool,
+) -> None:
+    from training.interruption import TrainingInterruptedError
+    from training.train import WorkerLostError
+    from training.train import train as run_training
+    from training.workers import end_with_starter
+
+    end_with_starter()
+    try:
+        result = run_training(
+            recipe,
+            workdir,
+            data_dir=data_dir,
+            strategy=strategy,
+            num_replicas=num_replicas,
+            allow_changed=allow_changed,
+        )
+    except TrainingInterruptedError as error:
+        print(f"\nStopped and saved. Run the same command to go on; {workdir} holds what is done.")
+        sys.stdout.flush()
+        raise SystemExit(128 + error.signal_number) from None
+    except WorkerLostError as error:
+        print(f"keras-vit: {error}", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(1)  # TensorFlow would wait for the lost worker before it lets the process end
+    if result.is_chief:
         last = result.history[-1]
         print(
             f"top1 {last['val_top1']:.4f} on the test split after {last['epoch']} epochs\n"
@@ -60,14 +92,34 @@ def run(arguments: list[str]) -> None:
             f"next: keras-vit export {workdir} served/{workdir.name}"
         )
 
-    call(train, f"train {name}", arguments[1:])
+
+def _train_in_workers(arguments: list[str], count: int) -> None:
+    from training.workers import run_workers
+
+    command = [sys.executable, "-m", "keras_vit_cli", "train", *_without(arguments, "num-workers")]
+    command += [] if "--strategy" in arguments else ["--strategy", "multiworker"]
+    if status := run_workers(command, count):
+        raise SystemExit(status)
+
+
+def _without(arguments: list[str], option: str) -> list[str]:
+    """The arguments without an option and its value."""
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        name = argument.partition("=")[0].replace("_", "-")
+        if skip:
+            skip = False
+        elif name == f"--{option}":
+            skip = "=" not in argument
+        else:
+            kept.append(argument)
+    return kept
 
 
 def _usage() -> str:
     recipes = "\n".join(
-        f"  {name:<10} data: {recipe.data or 'give --data'}, {recipe.epochs} epochs, "
-        f"batch size {recipe.batch_size}, {recipe.model.variant}"
-        for name, recipe in RECIPES.items()
+        f"  {name:<10} {(recipe.__doc__ or '').splitlines()[0]}" for name, recipe in RECIPES.items()
     )
     return (
         "usage: keras-vit train RECIPE --workdir DIR [--data SPEC] [overrides]\n\n"

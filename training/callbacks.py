@@ -1,8 +1,9 @@
-"""What happens while `fit` runs: saving, progress, and stopping when the loss is lost."""
+"""What happens while `fit` runs: saving, stopping when told to, and when the loss is lost."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import math
 import time
@@ -11,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import rich.console
-import rich.progress
 
 from keras_vit import VisionTransformer
 from keras_vit.atomic_files import hidden_sibling, publish, write_text
 from training.checkpoints import Checkpoints, TrainingState
+from training.config import CheckpointConfig
+from training.interruption import StopRequest, TrainingInterruptedError
+from training.train_step import TrainedModel
+
+# A loss scale below this does not come back.
+_LOWEST_LOSS_SCALE = 2.0**-14
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -41,18 +46,22 @@ class StopWhenNotFinite(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Look at the running mean of the loss: one NaN stays in it."""
-        loss = (logs or {}).get("loss", 0.0)
-        if not math.isfinite(loss):
-            raise TrainingDivergedError(
-                f"The loss is {loss} in epoch {self._epoch + 1}, step {batch + 1}. Nothing of this "
-                f"epoch was saved; {self._workdir} still holds the epochs before. Try a lower "
-                f"--optimizer.learning-rate, a longer --schedule.warmup-epochs, or "
-                f"--model.dtype float32."
-            )
+        logs = logs or {}
+        loss = logs.get("loss", 0.0)
+        scale = logs.get("loss_scale", 1.0)
+        if math.isfinite(loss) and scale >= _LOWEST_LOSS_SCALE:
+            return
+        reason = f"loss is {loss}" if not math.isfinite(loss) else f"loss scale fell to {scale:.2g}"
+        raise TrainingDivergedError(
+            f"The {reason} in epoch {self._epoch + 1}, step {batch + 1}. Nothing was saved since "
+            f"the last checkpoint; {self._workdir} still holds it. Try a lower "
+            f"--optimizer.learning-rate, a longer --schedule.warmup-epochs, or "
+            f"--model.dtype float32."
+        )
 
 
 class SaveProgress(keras.callbacks.Callback):
-    """At the end of each epoch: a row of metrics, a checkpoint, and the best model so far.
+    """Checkpoints, and at the end of each epoch a row of metrics and the best model so far.
 
     The rows live in the checkpoint and `metrics.csv` is written from them, so a run that was killed
     and resumed has each epoch once.
@@ -61,8 +70,17 @@ class SaveProgress(keras.callbacks.Callback):
         workdir: where to write.
         model: the Vision Transformer that is trained.
         checkpoints: of the run.
-        history: the rows of the epochs that are done; extended in place.
+        state: where the run is; `self.state` moves on from it.
+        steps: in an epoch.
+        total_steps: after which the run is done, within an epoch if need be.
+        validation_steps: in an evaluation.
+        config: when to save.
+        request: checked after each step; when it is true, the run is saved and stops.
         write: whether this process is the one that writes files. Default True.
+        report: called with lines for the user. Default `print`.
+
+    Raises:
+        TrainingInterruptedError: after a stop request.
     """
 
     def __init__(
@@ -70,115 +88,110 @@ class SaveProgress(keras.callbacks.Callback):
         workdir: Path,
         model: VisionTransformer,
         checkpoints: Checkpoints,
-        history: list[dict[str, float]],
+        state: TrainingState,
+        *,
+        steps: int,
+        total_steps: int,
+        validation_steps: int,
+        config: CheckpointConfig,
+        request: StopRequest,
         write: bool = True,
+        report: Callable[[str], None] = print,
     ) -> None:
         super().__init__()
+        self.state = state
         self._workdir = workdir
         self._vit = model
         self._write = write
         self._checkpoints = checkpoints
-        self._history = history
-        self._start = 0.0
+        self._steps = steps
+        self._total_steps = total_steps
+        self._validation_steps = validation_steps
+        self._config = config
+        self._request = request
+        self._report = report
+        self._restored_sums: Any = None
+        self._started = self._saved = time.monotonic()
+
+    @property
+    def trained(self) -> TrainedModel:
+        """What `fit` runs."""
+        return self.model
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Keep what the checkpoint says about an epoch that is under way."""
+        # Keras resets it before each epoch.
+        self._restored_sums = self.trained.train_sums.numpy() if self.state.epoch_step else None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Start the clock."""
-        self._start = time.perf_counter()
+        """Start the clock, and go on with the sums of an epoch that is under way."""
+        if self._restored_sums is not None:
+            self.trained.train_sums.assign(self._restored_sums)
+            self._restored_sums = None
+        self._started = time.monotonic() - self.state.seconds
+        self._saved = time.monotonic()
+        done = self.state.epoch * self._steps
+        self.trained.steps_left = min(self._steps, self._total_steps - done) - self.state.epoch_step
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Tell the other workers, who must stop at the same step."""
+        if self._request:
+            self.trained.ask_to_stop()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Count the step; save when it is time to, or when the run must stop."""
+        last = min(self._steps, self._total_steps - self.state.epoch * self._steps)
+        step = last - (self.trained.steps_left or 0)
+        seconds = time.monotonic() - self._started
+        before = self.state.epoch_step
+        self.state = dataclasses.replace(self.state, epoch_step=step, seconds=round(seconds, 3))
+        if self.trained.must_stop(bool(self._request)):
+            self._stop()
+        every_steps, minutes = self._config.every_steps, self._config.every_minutes
+        due = every_steps is not None and step // every_steps > before // every_steps
+        due |= minutes is not None and time.monotonic() - self._saved > 60 * minutes
+        if due and step < last:
+            self._save()
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Evaluation has steps of its own."""
+        self.trained.steps_left = self._validation_steps
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Cut an evaluation short; it is repeated when the run goes on."""
+        if self._request and not self.trained.has_workers and self.trained.steps_left:
+            self.trained.stop_evaluating = True
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Save, the checkpoint first: it is what counts."""
+        if self.trained.steps_left:  # the evaluation was cut short
+            self._stop()
         row: dict[str, float] = {"epoch": epoch + 1}
         row |= {name: round(float(value), 6) for name, value in (logs or {}).items()}
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
-        row["seconds"] = round(time.perf_counter() - self._start, 3)
-        best = max((past["val_top1"] for past in self._history), default=-1.0)
-        self._history.append(row)
-        if not self._write:
-            return
-        self._checkpoints.save(TrainingState(epoch + 1, self._history))
-        write_metrics(self._workdir / "metrics.csv", self._history)
-        if row["val_top1"] > best:
-            save_model(self._vit, self._workdir / "checkpoints" / "best.keras")
+        row["seconds"] = round(time.monotonic() - self._started, 3)
+        best = max((past["val_top1"] for past in self.state.history), default=-1.0)
+        self.state = TrainingState(self.state.epoch + 1, 0, [*self.state.history, row])
+        if self._write:
+            self._save()
+            try:
+                write_metrics(self._workdir / "metrics.csv", self.state.history)
+                if row["val_top1"] > best:
+                    with self.trained.averaged_weights():
+                        save_model(self._vit, self._workdir / "checkpoints" / "best.keras")
+            except OSError as error:
+                self._report(f"{error}. Training goes on; the next epoch tries again.")
+        if self._request and not self.trained.has_workers:
+            raise TrainingInterruptedError(self._request.signal_number or 0)
 
+    def _save(self) -> None:
+        self._saved = time.monotonic()
+        if self._write:
+            self._checkpoints.save(self.state)
 
-class ShowProgress(keras.callbacks.Callback):
-    """A bar with images per second and the time left; one line for each finished epoch.
-
-    Args:
-        steps: in an epoch.
-        batch_size: images in a step.
-        epochs: of the whole run.
-        report: called with the line of each epoch. Default `print`.
-    """
-
-    def __init__(
-        self,
-        steps: int,
-        batch_size: int,
-        epochs: int,
-        report: Callable[[str], None] = print,
-    ) -> None:
-        super().__init__()
-        self._steps = steps
-        self._batch_size = batch_size
-        self._epochs = epochs
-        self._report = report
-        console = rich.console.Console()
-        self._progress = rich.progress.Progress(
-            rich.progress.TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
-            rich.progress.BarColumn(),
-            rich.progress.TaskProgressColumn(),
-            rich.progress.TextColumn("{task.fields[text]}"),
-            rich.progress.TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task: rich.progress.TaskID | None = None
-        self._start = 0.0
-        self._rate = 0.0
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Show the bar."""
-        self._progress.start()
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Start the clock of the epoch."""
-        if self._task is None:
-            total = (self._epochs - epoch) * self._steps
-            self._task = self._progress.add_task("", total=total, epoch=epoch + 1, text="")
-        else:
-            self._progress.update(self._task, epoch=epoch + 1)
-        self._start = time.perf_counter()
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Move the bar."""
-        seconds = time.perf_counter() - self._start
-        # Of the training steps alone, without the validation that follows.
-        self._rate = (batch + 1) * self._batch_size / seconds
-        text = f"loss {(logs or {}).get('loss', 0):.3f}  {self._rate:,.0f} images/s"
-        if self._task is not None:
-            self._progress.update(self._task, advance=1, text=text)
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Leave one line behind."""
-        logs = logs or {}
-        seconds = time.perf_counter() - self._start
-        left = seconds * (self._epochs - epoch - 1)
-        self._report(
-            f"epoch {epoch + 1:>3}/{self._epochs}  loss {logs['loss']:.4f}  "
-            f"top1 {logs['top1']:.4f}  val_loss {logs['val_loss']:.4f}  "
-            f"val_top1 {logs['val_top1']:.4f}  {self._rate:,.0f} images/s  "
-            f"{_duration(left)} left"
-        )
-
-    def on_train_end(self, logs: Any = None) -> None:
-        """Take the bar away."""
-        self.stop()
-
-    def stop(self) -> None:
-        """Take the bar away, also after an interruption."""
-        self._progress.stop()
+    def _stop(self) -> None:
+        self._save()
+        raise TrainingInterruptedError(self._request.signal_number or 15)
 
 
 def save_model(model: VisionTransformer, path: Path) -> None:
@@ -205,9 +218,3 @@ def write_metrics(path: Path, history: list[dict[str, float]]) -> None:
     writer.writeheader()
     writer.writerows(history)
     write_text(path, text.getvalue())
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"

@@ -16,30 +16,39 @@ import tensorflow as tf
 
 from keras_vit.atomic_files import hidden_sibling, publish
 
-_NAME = re.compile(r"epoch_(\d{5})")
+_NAME = re.compile(r"epoch_\d{5}_step_\d{7}")
 _NUMBER = re.compile(r"_\d+(?=/|$)")
 _STATE = "state.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingState:
-    """What a checkpoint holds beside the variables.
+    """What a checkpoint holds beside the variables: the place in the data, and the past.
 
     Args:
-        epoch: epochs that are done.
-        history: one row of metrics for each of them.
+        epoch: epochs that are done, with their evaluation.
+        epoch_step: steps of the next epoch that are done. Default 0.
+        history: one row of metrics for each epoch that is done. Default none.
+        seconds: that the next epoch has taken so far. Default 0.
     """
 
-    epoch: int
-    history: list[dict[str, float]]
+    epoch: int = 0
+    epoch_step: int = 0
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Of its checkpoint; they sort by age."""
+        return f"epoch_{self.epoch:05d}_step_{self.epoch_step:07d}"
 
 
 class Checkpoints:
     """The checkpoints of one run, in one directory, the newest few of them kept.
 
-    A checkpoint is a directory `epoch_00012/` with every variable in TensorFlow's own format and a
-    `state.json` that lists the sha256 of each file. It is written under a hidden name and renamed
-    when it is complete.
+    A checkpoint is a directory `epoch_00012_step_0000000/` with every variable in TensorFlow's own
+    format and a `state.json` that lists the sha256 of each file. It is written under a hidden name
+    and renamed when it is complete.
 
     Args:
         directory: where they are kept.
@@ -51,9 +60,10 @@ class Checkpoints:
         >>> import tempfile
         >>> variable = keras.Variable([1.0], name="weight")
         >>> checkpoints = Checkpoints(Path(tempfile.mkdtemp()), [variable])
-        >>> checkpoints.save(TrainingState(1, [{"loss": 0.5}]))
-        >>> checkpoints.restore_newest().epoch
-        1
+        >>> checkpoints.save(TrainingState(1, 0, [{"loss": 0.5}]))
+        True
+        >>> checkpoints.restore_newest().name
+        'epoch_00001_step_0000000'
     """
 
     def __init__(
@@ -75,18 +85,37 @@ class Checkpoints:
             }
         )
 
-    def save(self, state: TrainingState) -> None:
-        """Write a checkpoint of now, then drop the oldest beyond `keep`."""
-        target = self._directory / f"epoch_{state.epoch:05d}"
-        with hidden_sibling(target) as temporary:
-            temporary.mkdir(parents=True)
-            self._checkpoint.write(str(temporary / "variables"))
-            digests = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
-            content = dataclasses.asdict(state) | {"sha256": digests}
-            (temporary / _STATE).write_text(json.dumps(content, indent=1) + "\n")
-            publish(temporary, target)
+    def save(self, state: TrainingState) -> bool:
+        """Write a checkpoint of now, then drop the oldest beyond `keep`.
+
+        Args:
+            state: what to keep beside the variables.
+
+        Returns:
+            Whether it is there. A full disk is reported and loses nothing that was complete.
+        """
+        target = self._directory / state.name
+        if self._damage(target) is None:
+            return True
+        try:
+            with hidden_sibling(target) as temporary:
+                temporary.mkdir(parents=True)
+                self._checkpoint.write(str(temporary / "variables"))
+                digests = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+                content = dataclasses.asdict(state) | {"sha256": digests}
+                (temporary / _STATE).write_text(json.dumps(content, indent=1) + "\n")
+                publish(temporary, target)
+        except (OSError, tf.errors.OpError) as error:
+            present = self._all()
+            last = f"the last one is {present[0].name}" if present else "there is none before it"
+            self._report(
+                f"The checkpoint {target} could not be written ({_first_line(error)}); {last}. "
+                f"Training goes on."
+            )
+            return False
         for old in self._all()[self._keep :]:
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)
+        return True
 
     def restore_newest(self) -> TrainingState | None:
         """Load the newest checkpoint that is intact into the variables.
@@ -98,21 +127,25 @@ class Checkpoints:
             ValueError: if an intact checkpoint is of another model.
         """
         for path in self._all():
-            try:
-                state = self._verified_state(path)
-            except (OSError, KeyError, TypeError, ValueError) as error:
-                self._report(f"The checkpoint {path} is damaged ({error}); trying the one before.")
+            damage = self._damage(path)
+            if damage is not None:
+                self._report(f"The checkpoint {path} is damaged ({damage}); trying the one before.")
                 continue
             try:
                 self._checkpoint.read(str(path / "variables")).assert_consumed()
             except (AssertionError, ValueError) as error:
-                reason = str(error).splitlines()[0]
                 raise ValueError(
-                    f"The checkpoint {path} is of another model ({reason}): use another --workdir, "
-                    f"or delete this one to start again."
+                    f"The checkpoint {path} is of another model ({_first_line(error)}): use "
+                    f"another --workdir, or delete this one to start again."
                 ) from error
-            return state
+            return _read_state(path)
         return None
+
+    def remove_leftovers(self) -> None:
+        """Delete what killed runs were writing; only while no other run writes here."""
+        if self._directory.is_dir():
+            for path in self._directory.glob(".epoch_*"):
+                shutil.rmtree(path, ignore_errors=True)
 
     def _all(self) -> list[Path]:
         """Checkpoint directories, newest first."""
@@ -120,14 +153,29 @@ class Checkpoints:
             return []
         return sorted(p for p in self._directory.iterdir() if _NAME.fullmatch(p.name))[::-1]
 
-    def _verified_state(self, path: Path) -> TrainingState:
-        content: dict[str, Any] = json.loads((path / _STATE).read_text())
-        for name, digest in content["sha256"].items():
-            if _sha256(path / name) != digest:
-                raise ValueError(f"{name} is not what was written")
-        return TrainingState(epoch=content["epoch"], history=content["history"])
+    def _damage(self, path: Path) -> Exception | None:
+        """What is wrong with a checkpoint; None if it is intact."""
+        try:
+            _read_state(path)
+            for name, digest in json.loads((path / _STATE).read_text())["sha256"].items():
+                if _sha256(path / name) != digest:
+                    raise ValueError(f"{name} is not what was written")
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            return error
+        return None
+
+
+def _read_state(path: Path) -> TrainingState:
+    content: dict[str, Any] = json.loads((path / _STATE).read_text())
+    return TrainingState(
+        **{field.name: content[field.name] for field in dataclasses.fields(TrainingState)}
+    )
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
+import functools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +16,31 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vit import Preprocessing, VisionTransformer, create_model, from_pretrained
+from keras_vit import VisionTransformer
 from keras_vit.atomic_files import write_text
-from training.callbacks import (
-    SaveProgress,
-    ShowProgress,
-    StopWhenNotFinite,
-    save_model,
-    write_metrics,
-)
-from training.checkpoints import Checkpoints
+from training.build import build_model, build_trained
+from training.callbacks import SaveProgress, StopWhenNotFinite, save_model, write_metrics
+from training.checkpoints import Checkpoints, TrainingState
+from training.config import Recipe, StrategyName, difference
 from training.curves import plot_curves
 from training.data import (
     DataSource,
-    evaluation_batches,
+    Share,
     load_source,
     steps_per_epoch,
     training_batches,
+    validation_batches,
 )
-from training.optimization.optimizer import make_optimizer
-from training.recipes import Recipe, StrategyName, difference
-from training.strategy import is_chief, make_strategy
-from training.train_step import TrainedModel
+from training.interruption import StopRequest, stop_requests
+from training.progress import ShowProgress
+from training.strategy import check_workers_agree, distribute, is_chief, make_strategy
 
 # Test images with fewer pixel values in all (256 MB) are decoded once and kept in memory.
 _CACHED_VALUES = 64_000_000
+
+
+class WorkerLostError(RuntimeError):
+    """Another process of the run has ended."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +50,12 @@ class TrainingResult:
     Args:
         model: the trained model, weights of the last epoch.
         history: one row of metrics for each epoch, as in `metrics.csv`.
+        is_chief: whether this process is the one that has written the files. Default True.
     """
 
     model: VisionTransformer
     history: list[dict[str, float]]
+    is_chief: bool = True
 
 
 def train(
@@ -60,6 +65,7 @@ def train(
     data_dir: str | Path | None = None,
     strategy: StrategyName = "auto",
     num_replicas: int | None = None,
+    allow_changed: bool = False,
     report: Callable[[str], None] = print,
 ) -> TrainingResult:
     """Train, or go on with, the run of a workdir.
@@ -67,22 +73,29 @@ def train(
     Args:
         recipe: what to do.
         workdir: gets `config.json`, `metrics.csv`, `checkpoints/`, `tensorboard/`, and at the end
-            `model.keras` (weights of the last epoch) and `curves.png`.
+            `model.keras` (weights of the last step, or their moving average) and `curves.png`.
+            Several workers must share it.
         data_dir: where TFDS keeps its data. Default None: TFDS's own place.
         strategy: see `training.strategy.make_strategy`. Default "auto".
         num_replicas: devices of "mirrored". Default None: every GPU.
+        allow_changed: whether a run may go on with other settings than it began with. Default
+            False.
         report: called with lines for the user. Default `print`.
 
     Returns:
         A `TrainingResult`.
 
     Raises:
-        ValueError: if the workdir belongs to another recipe, or the recipe does not fit the data.
+        ValueError: if the workdir belongs to another recipe or is in use, or the recipe does not
+            fit the data.
         TrainingDivergedError: if the loss becomes NaN or infinite.
+        TrainingInterruptedError: after SIGINT or SIGTERM; the run is saved.
+        WorkerLostError: if another process of the run ends before its time.
 
     Example:
         >>> import tempfile
-        >>> from training.recipes import RECIPES, ScheduleConfig
+        >>> from training.optimization.config import ScheduleConfig
+        >>> from training.recipes import RECIPES
         >>> recipe = dataclasses.replace(
         ...     RECIPES["digits"], epochs=1, schedule=ScheduleConfig(warmup_epochs=0)
         ... )
@@ -94,121 +107,242 @@ def train(
         raise ValueError(
             "The recipe names no data: give --data folder:PATH, --data tfds:NAME or --data digits."
         )
-    check_workdir(workdir, recipe)
+    check_workdir(workdir, recipe, allow_changed, report)
     scope = make_strategy(strategy, num_replicas)  # before TensorFlow starts its devices
+    check_batch_size(recipe, scope.num_replicas_in_sync)
     if recipe.deterministic:
         tf.config.experimental.enable_op_determinism()
-    source = load_source(
-        recipe.data,
-        data_dir=data_dir,
-        seed=recipe.seed,
-        bad_images=recipe.bad_images,
-        report=report,
-    )
-    if recipe.batch_size % scope.num_replicas_in_sync:
-        raise ValueError(
-            f"batch_size={recipe.batch_size} is not a multiple of the {scope.num_replicas_in_sync} "
-            f"replicas: each must get the same share of every batch."
-        )
-    steps = steps_per_epoch(source, recipe.batch_size)
-    # After the data is open: preparing a data set draws random numbers too.
-    keras.utils.set_random_seed(recipe.seed)
-    with scope.scope():
-        model = build_model(recipe, source)
-        trained = TrainedModel(model, recipe.optimizer.clip_norm)
-        optimizer = make_optimizer(model, recipe.optimizer, recipe.schedule, steps, recipe.epochs)
-        trained.compile(
-            optimizer=optimizer,
-            loss=keras.losses.CategoricalCrossentropy(
-                from_logits=True, label_smoothing=recipe.label_smoothing
-            ),
-            metrics=[keras.metrics.CategoricalAccuracy(name="top1")],
-        )
-        trained.optimizer.build(trained.trainable_variables)
-        checkpoints = Checkpoints(
-            workdir / "checkpoints",
-            [*model.variables, *trained.optimizer.variables],
+    with stop_requests() as request:
+        source = load_source(
+            recipe.data,
+            data_dir=data_dir,
+            seed=recipe.seed,
+            bad_images=recipe.bad_images,
             report=report,
         )
-        state = checkpoints.restore_newest()
-    start_epoch = state.epoch if state else 0
-    history = state.history if state else []
-    report(
-        f"{model.name}: {model.count_params():,} parameters, {source.splits['train']:,} training "
-        f"and {source.splits['test']:,} test images of {len(source.labels)} classes, "
-        f"{scope.num_replicas_in_sync} replica(s)"
-    )
-    chief = is_chief(scope)
-    if chief:
-        write_text(workdir / "config.json", json.dumps(recipe.to_dict(), indent=2) + "\n")
-        write_metrics(workdir / "metrics.csv", history)
-    if start_epoch < recipe.epochs:
-        if start_epoch:
-            report(f"Going on after epoch {start_epoch} of {recipe.epochs}.")
-        _fit(recipe, workdir, source, trained, checkpoints, history, chief, report)
-    else:
-        report(f"All {recipe.epochs} epochs are done already.")
-    if chief:
-        save_model(model, workdir / "model.keras")
-        title = f"{recipe.data}: {model.name}, {model.count_params():,} parameters"
-        plot_curves(history, workdir / "curves.png", title)
-    return TrainingResult(model, history)
+        run = _Run(recipe, workdir, source, scope, request, report)
+        chief = is_chief(scope)
+        with _only_run(workdir) if chief else contextlib.nullcontext():
+            try:
+                run.go()
+            except (
+                tf.errors.UnavailableError,
+                tf.errors.AbortedError,
+                tf.errors.CancelledError,
+                tf.errors.InternalError,
+            ) as error:
+                if not run.trained.has_workers:
+                    raise
+                raise WorkerLostError(
+                    f"Another worker of this run has ended, so this one stops too "
+                    f"({str(error).splitlines()[0][:200]}). Start all workers again with the same "
+                    f"command: the run goes on from its last checkpoint."
+                ) from error
+    return TrainingResult(run.model, run.state.history, chief)
 
 
-def build_model(recipe: Recipe, source: DataSource) -> VisionTransformer:
-    """The model of a recipe for a data set: fresh, or from a checkpoint with a fresh head.
+class _Run:
+    """The parts of a run, put together under its strategy and restored from its checkpoint."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        workdir: Path,
+        source: DataSource,
+        scope: tf.distribute.Strategy,
+        request: StopRequest,
+        report: Callable[[str], None],
+    ) -> None:
+        self.recipe, self.workdir, self.source = recipe, workdir, source
+        self.scope, self.request, self.report = scope, request, report
+        self.steps = steps_per_epoch(source, recipe.batch_size)
+        self.total_steps = recipe.steps or recipe.epochs * self.steps
+        self.epochs = math.ceil(self.total_steps / self.steps)
+        self.validation_steps = math.ceil(source.splits["test"] / recipe.batch_size)
+        self.chief = is_chief(scope)
+        # After the data is open: preparing a data set draws random numbers too.
+        keras.utils.set_random_seed(recipe.seed)
+        with scope.scope():
+            self.model = build_model(recipe, source)
+            self.trained = build_trained(
+                self.model, recipe, self.steps, self.total_steps, report if self.chief else _silent
+            )
+            self.checkpoints = Checkpoints(
+                workdir / "checkpoints",
+                [
+                    *self.model.variables,
+                    *self.trained.optimizer.variables,
+                    self.trained.train_sums,
+                ],
+                keep=recipe.checkpoint.keep,
+                report=report,
+            )
+            self.state = self.checkpoints.restore_newest() or TrainingState()
+        check_workers_agree(scope, self.state.epoch * self.steps + self.state.epoch_step)
+
+    def go(self) -> None:
+        """Do what is left, and leave the model behind."""
+        report = self.report if self.chief else _silent
+        report(
+            f"{self.model.name}: {self.model.count_params():,} parameters, "
+            f"{self.source.splits['train']:,} training and {self.source.splits['test']:,} test "
+            f"images of {len(self.source.labels)} classes, "
+            f"{self.scope.num_replicas_in_sync} replica(s)"
+        )
+        if self.chief:
+            self.checkpoints.remove_leftovers()
+            config = json.dumps(self.recipe.to_dict(), indent=2)
+            write_text(self.workdir / "config.json", config + "\n")
+            write_metrics(self.workdir / "metrics.csv", self.state.history)
+        if self.state.epoch >= self.epochs:
+            report(f"All {self.epochs} epochs are done already.")
+        else:
+            if self.state.epoch or self.state.epoch_step:
+                within = f", step {self.state.epoch_step}" if self.state.epoch_step else ""
+                report(f"Going on after epoch {self.state.epoch}{within} of {self.epochs}.")
+            self._fit(report)
+        if self.chief:
+            with self.trained.averaged_weights():
+                save_model(self.model, self.workdir / "model.keras")
+            title = (
+                f"{self.recipe.data}: {self.model.name}, {self.model.count_params():,} parameters"
+            )
+            plot_curves(self.state.history, self.workdir / "curves.png", title)
+
+    def _fit(self, report: Callable[[str], None]) -> None:
+        recipe, state = self.recipe, self.state
+        saving = SaveProgress(
+            self.workdir,
+            self.model,
+            self.checkpoints,
+            state,
+            steps=self.steps,
+            total_steps=self.total_steps,
+            validation_steps=self.validation_steps,
+            config=recipe.checkpoint,
+            request=self.request,
+            write=self.chief,
+            report=self.report,
+        )
+        progress = ShowProgress(self.steps, recipe.batch_size, self.epochs, report)
+        callbacks: list[keras.callbacks.Callback] = [StopWhenNotFinite(self.workdir), saving]
+        if self.chief:
+            tensorboard = keras.callbacks.TensorBoard(
+                str(self.workdir / "tensorboard"), write_graph=False
+            )
+            callbacks += [progress, tensorboard]
+        validation = distribute(self.scope, self._validation_batches)
+        try:
+            for epoch, count, steps in self._stretches():
+                if steps == 0:
+                    self._judge(saving, validation, epoch)
+                    continue
+                first = state.epoch_step if epoch == state.epoch else 0
+                self.trained.fit(
+                    distribute(self.scope, functools.partial(self._batches, epoch, first)),
+                    initial_epoch=epoch,
+                    epochs=epoch + count,
+                    steps_per_epoch=steps,
+                    validation_data=validation,
+                    validation_steps=self.validation_steps,
+                    callbacks=callbacks,
+                    verbose=0,
+                    shuffle=False,  # the batches come shuffled
+                )
+        finally:
+            progress.stop()
+            self.state = saving.state
+
+    def _stretches(self) -> Iterator[tuple[int, int, int]]:
+        """What is left, as epochs of equal length: (first epoch, epochs, steps in each).
+
+        The rest of an epoch that is under way, whole epochs, and a last one that is cut short.
+        """
+        epoch, done = self.state.epoch, self.state.epoch_step
+        whole_epochs, tail = divmod(self.total_steps, self.steps)
+        if done:
+            yield epoch, 1, min(self.steps, self.total_steps - epoch * self.steps) - done
+            epoch += 1
+        if epoch < whole_epochs:
+            yield epoch, whole_epochs - epoch, self.steps
+            epoch = whole_epochs
+        if epoch == whole_epochs and tail:
+            yield epoch, 1, tail
+
+    def _batches(self, epoch: int, step: int, share: Share) -> tf.data.Dataset:
+        recipe = self.recipe
+        return training_batches(
+            self.source,
+            self.model.preprocessing,
+            recipe.augmentation,
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            start_epoch=epoch,
+            start_step=step,
+            epochs=self.epochs,
+            share=share,
+        )
+
+    def _validation_batches(self, share: Share) -> tf.data.Dataset:
+        batch_size, preprocessing = self.recipe.batch_size, self.model.preprocessing
+        batches = validation_batches(
+            self.source, "test", preprocessing, batch_size=batch_size, share=share
+        )
+        if self.source.splits["test"] * math.prod(preprocessing.output_shape) >= _CACHED_VALUES:
+            return batches
+        # Not `cache()`: an iterator given up half-way, as Keras does, may leave a cache cut short.
+        arrays = [np.stack(part) for part in zip(*batches.as_numpy_iterator(), strict=True)]
+        return tf.data.Dataset.from_tensor_slices(tuple(arrays))
+
+    def _judge(self, saving: SaveProgress, validation: Any, epoch: int) -> None:
+        """The evaluation of an epoch whose steps were done when the run was stopped."""
+        logs = self.trained.train_logs()
+        saving.set_model(self.trained)
+        results = self.trained.evaluate(
+            validation,
+            steps=self.validation_steps,
+            return_dict=True,
+            verbose=0,
+            callbacks=[saving],
+        )
+        logs |= {f"val_{name}": value for name, value in results.items()}
+        saving.on_epoch_end(epoch, logs)
+
+
+def check_batch_size(recipe: Recipe, replicas: int) -> None:
+    """Refuse a batch that cannot be divided.
 
     Args:
-        recipe: its `model` and `preprocessing` are read.
-        source: gives the labels.
-
-    Returns:
-        The model with its preprocessing and labels.
+        recipe: its `batch_size` and `accumulation` are read.
+        replicas: that share a batch.
 
     Raises:
-        ValueError: if the architecture is unknown, or the checkpoint does not fit.
+        ValueError: if the batch is not a whole number of parts on each replica.
+
+    Example:
+        >>> from training.recipes import RECIPES
+        >>> check_batch_size(RECIPES["digits"], replicas=4)
     """
-    config = dataclasses.asdict(recipe.model)
-    variant, pretrained = config.pop("variant"), config.pop("pretrained")
-    overrides = {key: value for key, value in config.items() if value is not None}
-    if pretrained is not None:
-        return _pretrained_model(pretrained, overrides, source)
-    if overrides.keys() & {"image_size", "patch_size", "hidden_dim", "depth", "num_heads"}:
-        overrides["name"] = "custom_vit"  # the variant's own name would promise its sizes
-    if recipe.model.pooling is not None:
-        overrides["class_token"] = recipe.model.pooling == "token"
-    model = create_model(variant, num_classes=len(source.labels), labels=source.labels, **overrides)
-    model.preprocessing = Preprocessing(
-        image_size=model.preprocessing.image_size, **dataclasses.asdict(recipe.preprocessing)
-    )
-    return model
-
-
-def _pretrained_model(
-    pretrained: str, overrides: dict[str, Any], source: DataSource
-) -> VisionTransformer:
-    """A checkpoint with a fresh head for the data set's labels."""
-    if fixed := sorted(overrides.keys() & {"hidden_dim", "depth", "num_heads", "pooling"}):
+    parts = replicas * recipe.accumulation
+    if recipe.batch_size % parts:
+        nearest = max(parts, round(recipe.batch_size / parts) * parts)
         raise ValueError(
-            f"model.{fixed[0]} is what the checkpoint {pretrained} says: leave it out, or leave "
-            f"out model.pretrained to train from scratch."
+            f"batch_size={recipe.batch_size} is not a multiple of {replicas} replicas x "
+            f"{recipe.accumulation} accumulated parts: each must get the same share of every "
+            f"batch. --batch-size {nearest} is the nearest that is."
         )
-    model = from_pretrained(pretrained, num_classes=len(source.labels), **overrides)
-    if model.labels != tuple(source.labels):  # as many classes, but other ones
-        for layer in model.layers:
-            if layer.name in ("head", "distillation_head"):
-                for variable in layer.weights:
-                    variable.assign(keras.ops.zeros_like(variable))
-    model.labels = source.labels
-    return model
 
 
-def check_workdir(workdir: Path, recipe: Recipe) -> None:
+def check_workdir(
+    workdir: Path, recipe: Recipe, allow_changed: bool, report: Callable[[str], None]
+) -> None:
     """Refuse a workdir that is a file, or holds a run with other settings.
 
     Args:
         workdir: the directory.
         recipe: of the run that is about to start.
+        allow_changed: whether other settings are only reported.
+        report: called with lines for the user.
 
     Raises:
         ValueError: with the differences, one a line.
@@ -224,62 +358,29 @@ def check_workdir(workdir: Path, recipe: Recipe) -> None:
         raise ValueError(f"{config} cannot be read ({error}): use another --workdir.") from error
     if lines := difference(old, recipe.to_dict()):
         changes = "\n  ".join(lines)
+        if allow_changed:
+            report(f"Going on with other settings:\n  {changes}")
+            return
         raise ValueError(
-            f"{workdir} holds a run with other settings:\n  {changes}\nUse another --workdir, or "
-            f"the settings of that run to go on with it."
+            f"{workdir} holds a run with other settings:\n  {changes}\nUse another --workdir, "
+            f"the settings of that run to go on with it, or --allow-changed to go on with these."
         )
 
 
-def _fit(
-    recipe: Recipe,
-    workdir: Path,
-    source: DataSource,
-    trained: TrainedModel,
-    checkpoints: Checkpoints,
-    history: list[dict[str, float]],
-    chief: bool,
-    report: Callable[[str], None],
-) -> None:
-    """Run the epochs that are left."""
-    model = trained.model
-    steps = steps_per_epoch(source, recipe.batch_size)
-    batches = training_batches(
-        source,
-        model.preprocessing,
-        recipe.augmentation,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        start_epoch=len(history),
-        epochs=recipe.epochs,
-    )
-    num_classes = len(source.labels)
-    validation = evaluation_batches(
-        source, "test", model.preprocessing, batch_size=recipe.batch_size
-    ).map(lambda images, labels: (images, tf.one_hot(labels, num_classes)))
-    if source.splits["test"] * math.prod(model.preprocessing.output_shape) < _CACHED_VALUES:
-        # Not `cache()`: an iterator given up half-way, as Keras does, may leave a cache cut short.
-        arrays = [
-            np.concatenate(part) for part in zip(*validation.as_numpy_iterator(), strict=True)
-        ]
-        validation = tf.data.Dataset.from_tensor_slices(tuple(arrays)).batch(recipe.batch_size)
-    progress = ShowProgress(steps, recipe.batch_size, recipe.epochs, report)
-    callbacks: list[keras.callbacks.Callback] = [
-        StopWhenNotFinite(workdir),
-        SaveProgress(workdir, model, checkpoints, history, write=chief),
-    ]
-    if chief:
-        tensorboard = keras.callbacks.TensorBoard(str(workdir / "tensorboard"), write_graph=False)
-        callbacks += [progress, tensorboard]
-    try:
-        trained.fit(
-            batches,
-            initial_epoch=len(history),
-            epochs=recipe.epochs,
-            steps_per_epoch=steps,
-            validation_data=validation,
-            callbacks=callbacks,
-            verbose=0,
-            shuffle=False,  # the batches come shuffled
-        )
-    finally:
-        progress.stop()
+@contextlib.contextmanager
+def _only_run(workdir: Path) -> Iterator[None]:
+    """Two runs that write one workdir would destroy each other's checkpoints."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"Another run is writing to {workdir}: wait for it, stop it, or use another "
+                f"--workdir."
+            ) from error
+        yield
+
+
+def _silent(line: str) -> None:
+    """Where the words of the workers go that are not the chief."""

@@ -11,6 +11,7 @@ from keras_vit.layers.differential_attention import DifferentialAttention
 from keras_vit.layers.drop_path import DropPath
 from keras_vit.layers.mlp import MLP
 from keras_vit.layers.normalization import LayerScale, make_norm
+from keras_vit.layers.remat import rematerialize
 
 
 @keras.saving.register_keras_serializable("keras_vit")
@@ -43,6 +44,10 @@ class EncoderBlock(keras.layers.Layer):
         drop_path_rate: of dropping each branch for an example, in [0, 1). Default 0.
         index: number of the block, from 0; differential attention depends on it. Default 0.
         **kwargs: `name`, `dtype` and the like, for `keras.layers.Layer`.
+
+    Attributes:
+        remat: whether training keeps only the input of the block, and computes what is inside again
+            for the gradient. Default False; not saved.
 
     Raises:
         ValueError: from the layers inside, when an argument is out of range.
@@ -95,6 +100,7 @@ class EncoderBlock(keras.layers.Layer):
             "drop_path_rate": drop_path_rate,
             "index": index,
         }
+        self.remat = False
         self._create()
 
     def _create(self) -> None:
@@ -116,6 +122,11 @@ class EncoderBlock(keras.layers.Layer):
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         """Tokens [B, N, D] -> [B, N, D]."""
+        if training and self.remat:
+            return rematerialize(self, lambda x: self._transform(x, training), x)
+        return self._transform(x, training)
+
+    def _transform(self, x: Any, training: bool | None) -> Any:
         branch = self.scale1(self.attention(self.norm1(x), training=training))
         x = x + self.drop_path1(branch, training=training)
         branch = self.scale2(self.mlp(self.norm2(x), training=training))
@@ -213,8 +224,7 @@ class PostNormBlock(EncoderBlock):
             for norm in (self.norm1, self.norm2):
                 norm.gamma_initializer = keras.initializers.Constant(self._arguments["init_values"])
 
-    def call(self, x: Any, training: bool | None = None) -> Any:
-        """Tokens [B, N, D] -> [B, N, D]."""
+    def _transform(self, x: Any, training: bool | None) -> Any:
         branch = self.norm1(self.attention(x, training=training))
         x = x + self.drop_path1(branch, training=training)
         branch = self.norm2(self.mlp(x, training=training))
@@ -246,8 +256,7 @@ class ParallelBlock(EncoderBlock):
         self.scale1 = self._scale("scale1")
         self.drop_path1 = self._drop_path("drop_path1")
 
-    def call(self, x: Any, training: bool | None = None) -> Any:
-        """Tokens [B, N, D] -> [B, N, D]."""
+    def _transform(self, x: Any, training: bool | None) -> Any:
         y = self.norm1(x)
         branch = self.attention(y, training=training) + self.mlp(y, training=training)
         return x + self.drop_path1(self.scale1(branch), training=training)
@@ -278,8 +287,7 @@ class TwinBlock(EncoderBlock):
         self.scale4 = self._scale("scale4")
         self.drop_path4 = self._drop_path("drop_path4")
 
-    def call(self, x: Any, training: bool | None = None) -> Any:
-        """Tokens [B, N, D] -> [B, N, D]."""
+    def _transform(self, x: Any, training: bool | None) -> Any:
         first = self.scale1(self.attention(self.norm1(x), training=training))
         second = self.scale3(self.attention2(self.norm3(x), training=training))
         x = x + (

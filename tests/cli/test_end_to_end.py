@@ -118,7 +118,14 @@ def test_evaluate_prints_one_line_of_json(finish, trained):
     status, output, errors = finish("evaluate", trained, "--data", "digits")
     assert status == 0, errors
     result = json.loads(output)
-    assert set(result) == {"top1", "top5", "loss", "examples", "images_per_second"}
+    assert set(result) == {
+        "top1",
+        "top5",
+        "loss",
+        "calibration_error",
+        "examples",
+        "images_per_second",
+    }
     assert result["examples"] == 360
     with (trained / "metrics.csv").open() as file:
         last = list(csv.DictReader(file))[-1]

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 import keras_vit
+from keras_vit.lora import add_lora
 
 GATED = {"gated_mlp": True, "activation": "silu"}
 CASES = {
@@ -87,7 +88,7 @@ def test_mixed_precision(tiny_model, case):
 @pytest.mark.parametrize("case", ["twin", "parallel differential", "attention pooling", "resnetd"])
 def test_lora_freezes_all_but_its_updates(tiny_model, case):
     model = tiny_model(**CASES[case])
-    model.enable_lora(2)
+    add_lora(model, 2)
     paths = {variable.path.rsplit("/", 1)[-1] for variable in model.trainable_variables}
     assert paths == {"lora_kernel_a", "lora_kernel_b", "kernel", "bias"}  # the last two of the head
     heads = [v for v in model.trainable_variables if v.path.startswith("head/")]

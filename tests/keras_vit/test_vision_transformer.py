@@ -199,24 +199,6 @@ def test_drop_path_drops_whole_examples_and_keeps_the_mean():
     assert y.mean() == pytest.approx(1, abs=0.03)
 
 
-def test_lora_trains_little_and_saves_merged(tiny_model, tmp_path):
-    model = tiny_model()
-    images = images_for(model)
-    before = np.asarray(model(images))
-    model.enable_lora(rank=2)
-    paths = {v.path.split("/", 2)[-1] for v in model.trainable_variables}
-    assert len(model.trainable_variables) == 2 * 2 * 2 + 2, paths
-    np.testing.assert_allclose(model(images), before, atol=1e-6)
-    for variable in model.trainable_variables:
-        variable.assign(variable + 0.05)
-    model.save(tmp_path / "model.keras")
-    again = keras.models.load_model(tmp_path / "model.keras")
-    assert not np.allclose(model(images), before, atol=1e-3)
-    np.testing.assert_allclose(again(images), model(images), atol=1e-6)
-    with pytest.raises(ValueError, match="query"):
-        tiny_model().enable_lora(rank=2, targets=["query"])
-
-
 def test_summary_and_representation(tiny_model, capsys):
     model = tiny_model(representation_size=6)
     model.summary()

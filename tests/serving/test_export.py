@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import serving.export
+from keras_vit.lora import add_lora
 from serving.export import export_model, serving_copy
 from serving.export_check import check_export, check_images
 from serving.version_directory import list_versions
@@ -211,7 +212,7 @@ def test_bfloat16(model, tmp_path):
 
 def test_a_lora_model_is_exported_merged(model, tmp_path):
     lora = serving_copy(model, "float32")
-    lora.enable_lora(rank=2)
+    add_lora(lora, rank=2)
     for variable in lora.trainable_variables:
         variable.assign(variable + 0.1)
     assert export_model(lora, tmp_path / "base").largest_difference < 1e-5

@@ -6,14 +6,10 @@ import tensorflow as tf
 
 from keras_vit import Preprocessing
 from keras_vit.decoding import decode_image
-from training.augmentation.augment import (
-    augment_image,
-    decode_inception_crop,
-    inception_crop,
-    mixup,
-    shift,
-)
+from training.augmentation.augment import augment_image
 from training.augmentation.config import Augmentation
+from training.augmentation.crops import decode_inception_crop, inception_crop, shift
+from training.augmentation.mixing import mixup
 
 
 def over_seeds(function, count):

@@ -27,7 +27,9 @@ def run(tmp_path):
         def save(self, epoch):
             self.a.assign(np.full(3, epoch))
             self.b.assign(epoch)
-            self.checkpoints.save(TrainingState(epoch, [{"epoch": i + 1} for i in range(epoch)]))
+            return self.checkpoints.save(
+                TrainingState(epoch, 0, [{"epoch": i + 1} for i in range(epoch)])
+            )
 
         def restore(self):
             self.a.assign(np.full(3, -1))
@@ -48,7 +50,10 @@ def test_the_newest_is_restored_and_old_ones_go(run):
     assert state.history == [{"epoch": 1}, {"epoch": 2}, {"epoch": 3}]
     np.testing.assert_array_equal(run.a, [3, 3, 3])
     assert int(run.b) == 3
-    assert sorted(p.name for p in run.directory.iterdir()) == ["epoch_00002", "epoch_00003"]
+    assert sorted(p.name for p in run.directory.iterdir()) == [
+        "epoch_00002_step_0000000",
+        "epoch_00003_step_0000000",
+    ]
 
 
 def flip_a_byte(path):
@@ -71,17 +76,31 @@ DAMAGE = {
 def test_a_damaged_checkpoint_is_passed_over_and_named(run, kind):
     run.save(1)
     run.save(2)
-    DAMAGE[kind](run.directory / "epoch_00002")
+    DAMAGE[kind](run.directory / "epoch_00002_step_0000000")
     assert run.restore().epoch == 1
     np.testing.assert_array_equal(run.a, [1, 1, 1])
-    assert "epoch_00002 is damaged" in run.reported[0]
+    assert "epoch_00002_step_0000000 is damaged" in run.reported[0]
 
 
-def test_a_half_written_one_is_invisible(run):
+def test_a_damaged_one_of_the_same_name_is_written_again(run):
     run.save(1)
-    (run.directory / ".epoch_00002.123").mkdir()
+    flip_a_byte(next((run.directory / "epoch_00001_step_0000000").glob("*.data*")))
+    assert run.save(1)
+    assert run.restore().epoch == 1
+
+
+def test_places_within_an_epoch_sort_by_age(run):
+    names = [TrainingState(*place).name for place in ((0, 7), (0, 30), (1, 0), (1, 5), (2, 0))]
+    assert names == sorted(names)
+
+
+def test_a_half_written_one_is_invisible_and_removed(run):
+    run.save(1)
+    (run.directory / ".epoch_00002_step_0000000.123").mkdir()
     assert run.restore().epoch == 1
     assert not run.reported
+    run.checkpoints.remove_leftovers()
+    assert [p.name for p in run.directory.iterdir()] == ["epoch_00001_step_0000000"]
 
 
 def test_a_failed_write_keeps_what_was_there(run, monkeypatch):
@@ -91,9 +110,10 @@ def test_a_failed_write_keeps_what_was_there(run, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(run.checkpoints._checkpoint, "write", full)
-    with pytest.raises(OSError, match="No space"):
-        run.save(2)
-    assert [p.name for p in run.directory.iterdir()] == ["epoch_00001"]
+    assert not run.save(2)
+    assert "No space left on device" in run.reported[0]
+    assert "epoch_00001_step_0000000. Training goes on" in run.reported[0]
+    assert [p.name for p in run.directory.iterdir()] == ["epoch_00001_step_0000000"]
 
 
 def test_another_model_is_refused(run):
@@ -108,8 +128,8 @@ def test_another_model_is_refused(run):
 
 def test_state_is_plain_json(run):
     run.save(1)
-    content = json.loads((run.directory / "epoch_00001" / "state.json").read_text())
-    assert set(content) == {"epoch", "history", "sha256"}
+    content = json.loads((run.directory / "epoch_00001_step_0000000" / "state.json").read_text())
+    assert set(content) == {"epoch", "epoch_step", "history", "seconds", "sha256"}
 
 
 def test_write_text_leaves_one_file(tmp_path):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import keras_vit
+from training.config import ModelConfig, OptimizerConfig, ScheduleConfig
 from training.data import load_source
-from training.recipes import RECIPES, ModelConfig, OptimizerConfig, ScheduleConfig
+from training.recipes import RECIPES
 from training.train import build_model, train
 
 CHECKPOINT = Path(__file__).parent.parent / "fixtures" / "jax_reference" / "google_token.npz"

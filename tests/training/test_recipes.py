@@ -8,7 +8,16 @@ import sys
 import pytest
 
 from training.augmentation.config import Augmentation
-from training.recipes import RECIPES, OptimizerConfig, Recipe, ScheduleConfig, difference
+from training.config import (
+    CheckpointConfig,
+    DistillationConfig,
+    OptimizerConfig,
+    Recipe,
+    ScheduleConfig,
+    SharpnessConfig,
+    difference,
+)
+from training.recipes import RECIPES
 
 
 def test_importing_recipes_is_light():
@@ -40,8 +49,11 @@ def test_difference_names_every_change():
     [
         ({"epochs": 0}, "epochs must be positive"),
         ({"batch_size": -1}, "batch_size must be positive"),
-        ({"optimizer": OptimizerConfig(learning_rate=0)}, "learning_rate must be positive"),
-        ({"optimizer": OptimizerConfig(clip_norm=0)}, "clip_norm must be positive"),
+        ({"steps": 0}, "steps must be positive"),
+        ({"accumulation": 0}, "accumulation must be positive"),
+        ({"checkpoint": CheckpointConfig(every_steps=0)}, "checkpoint.every_steps"),
+        ({"distillation": DistillationConfig(weight=2)}, "distillation.weight"),
+        ({"sharpness": SharpnessConfig(rho=-1)}, "sharpness.rho"),
         ({"label_smoothing": 1.0}, "label_smoothing"),
         ({"schedule": ScheduleConfig(warmup_epochs=101)}, "warmup_epochs"),
     ],

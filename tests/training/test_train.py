@@ -10,7 +10,7 @@ import pytest
 
 import keras_vit
 from training.callbacks import SaveProgress, TrainingDivergedError
-from training.recipes import OptimizerConfig, Recipe
+from training.config import OptimizerConfig, Recipe
 from training.train import train
 
 
@@ -55,8 +55,8 @@ def test_a_run_leaves_what_people_expect(finished):
     assert {p.name for p in workdir.iterdir()} == names
     assert {p.name for p in (workdir / "checkpoints").iterdir()} == {
         "best.keras",
-        "epoch_00002",
-        "epoch_00003",
+        "epoch_00002_step_0000000",
+        "epoch_00003_step_0000000",
     }
     assert json.loads((workdir / "config.json").read_text())["batch_size"] == recipe.batch_size
     history = rows(workdir)

@@ -1,16 +1,19 @@
-"""The update of one step, against numpy and against more replicas."""
+"""The update of one step against numpy, and the same training on other topologies."""
 
 import json
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from training.optimization.optimizer import decays, make_optimizer
-from training.optimization.config import OptimizerConfig, ScheduleConfig
+from training.losses import make_loss
+from training.optimization.synchronized import LossScaleOptimizer, synchronized
+from training.sharpness import Sharpness
 from training.train_step import TrainedModel
 
 
@@ -21,13 +24,22 @@ def batch():
     return images, np.eye(5, dtype="float32")[rng.integers(0, 5, 8)]
 
 
-def compiled(model, clip_norm, optimizer):
-    trained = TrainedModel(model, clip_norm)
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-    trained.compile(
-        optimizer=optimizer, loss=loss, metrics=[keras.metrics.CategoricalAccuracy("top1")]
-    )
+def compiled(model, optimizer=None, **options):
+    optimizer = optimizer or synchronized(keras.optimizers.SGD)(1.0)
+    optimizer.build(model.trainable_variables)
+    trained = TrainedModel(model, **options)
+    trained.compile(optimizer=optimizer, jit_compile=False)
     return trained
+
+
+def fit(trained, images, targets, weights=None, steps=1):
+    weights = np.ones(len(images), "float32") if weights is None else weights
+    batches = tf.data.Dataset.from_tensors((images, targets, weights)).repeat()
+    return trained.fit(batches, steps_per_epoch=steps, verbose=0, shuffle=False).history
+
+
+def flat(model):
+    return np.concatenate([np.ravel(v) for v in model.trainable_variables])
 
 
 def gradient(model, images, targets):
@@ -39,109 +51,242 @@ def gradient(model, images, targets):
     return float(loss), [np.asarray(g) for g in tape.gradient(loss, values)]
 
 
-@pytest.mark.parametrize("clip_norm", [0.01, 1e6])
-def test_sgd_moves_against_the_clipped_gradient(tiny_model, batch, clip_norm):
+@pytest.mark.parametrize("clip_norm", [0.01, None])
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_sgd_moves_against_the_clipped_gradient(tiny_model, batch, clip_norm, accumulation):
     model = tiny_model()
     before = [np.asarray(v) for v in model.trainable_variables]
     loss, gradients = gradient(model, *batch)
     norm = np.sqrt(sum((g**2).sum() for g in gradients))
-    scale = min(1, clip_norm / norm)
-    logs = compiled(model, clip_norm, keras.optimizers.SGD(1.0)).train_on_batch(
-        *batch, return_dict=True
-    )
-    assert logs["loss"] == pytest.approx(loss, rel=1e-5)
+    scale = 1 if clip_norm is None else min(1, clip_norm / norm)
+    logs = fit(compiled(model, clip_norm=clip_norm, accumulation=accumulation), *batch)
+    assert logs["loss"][0] == pytest.approx(loss, rel=1e-5)
+    assert logs["gradient_norm"][0] == pytest.approx(norm, rel=1e-4)
     for old, g, variable in zip(before, gradients, model.trainable_variables, strict=True):
         np.testing.assert_allclose(variable, old - scale * g, atol=1e-5)
+
+
+def test_examples_of_weight_zero_count_for_nothing(tiny_model, batch):
+    images, targets = batch
+    whole, filled = tiny_model(), tiny_model()
+    expected = fit(compiled(whole), images[:6], targets[:6])
+    blank = np.concatenate([images[:6], np.full_like(images[6:], 9)])
+    weights = np.array([1] * 6 + [0] * 2, "float32")
+    logs = fit(compiled(filled), blank, targets, weights)
+    np.testing.assert_allclose(flat(filled), flat(whole), atol=1e-6)
+    for name, (value,) in expected.items():
+        assert logs[name][0] == pytest.approx(value, rel=1e-5)
+
+
+def test_evaluation_counts_each_example_once(tiny_model, batch):
+    images, targets = batch
+    model = tiny_model()
+    logits = np.asarray(model(images))
+    weights = np.array([1] * 5 + [0] * 3, "float32")
+    batches = tf.data.Dataset.from_tensors((images, targets, weights))
+    logs = compiled(model).evaluate(batches, steps=1, verbose=0, return_dict=True)
+    log_softmax = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    losses = -(log_softmax * targets).sum(-1)
+    assert logs["loss"] == pytest.approx(losses[:5].mean(), rel=1e-5)
+    hits = logits.argmax(-1) == targets.argmax(-1)
+    assert logs["top1"] == pytest.approx(hits[:5].mean())
 
 
 def test_float16_loss_scaling_gives_the_same_update(tiny_model, batch):
     exact, half = tiny_model(), tiny_model(dtype="mixed_float16")
     half.set_weights(exact.get_weights())
-    before = np.concatenate([np.ravel(w) for w in exact.get_weights()])
-    for model in (exact, half):
-        compiled(model, 0.01, keras.optimizers.SGD(1.0)).train_on_batch(*batch)
-    moves = [
-        np.concatenate([np.ravel(w) for w in model.get_weights()]) - before
-        for model in (exact, half)
-    ]
+    before = flat(exact)
+    fit(compiled(exact, clip_norm=0.01), *batch)
+    scaled = LossScaleOptimizer(synchronized(keras.optimizers.SGD)(1.0))
+    fit(compiled(half, scaled, clip_norm=0.01), *batch)
+    moves = [flat(model) - before for model in (exact, half)]
     assert np.linalg.norm(moves[0]) == pytest.approx(0.01, rel=1e-3)
     assert np.linalg.norm(moves[1] - moves[0]) < 0.05 * np.linalg.norm(moves[0])
 
 
-def test_weight_decay_is_on_kernels_only(tiny_model):
+def test_a_step_that_overflows_is_left_out_and_halves_the_scale(tiny_model, batch):
+    images, targets = batch
+    model = tiny_model(dtype="mixed_float16")
+    before = flat(model)
+    optimizer = LossScaleOptimizer(synchronized(keras.optimizers.SGD)(1.0), initial_scale=1024.0)
+    broken = images.copy()
+    broken[0] = np.inf
+    logs = fit(compiled(model, optimizer), broken, targets)
+    np.testing.assert_array_equal(flat(model), before)
+    assert logs["skipped_steps"] == [1.0]
+    assert logs["loss_scale"] == [512.0]
+
+
+def test_the_moving_average_is_evaluated_and_leaves_the_weights_alone(tiny_model, batch):
+    images, targets = batch
     model = tiny_model()
-    optimizer = make_optimizer(
-        model,
-        OptimizerConfig(learning_rate=0.1, weight_decay=0.5),
-        ScheduleConfig(warmup_epochs=0),
-        steps_per_epoch=10,
-        epochs=10,
-    )
-    before = {v.path: np.asarray(v) for v in model.trainable_variables}
-    optimizer.build(model.trainable_variables)
-    zeros = [tf.zeros(v.shape) for v in model.trainable_variables]
-    optimizer.apply_gradients(zip(zeros, model.trainable_variables, strict=True))
-    shrunk = 0
-    for variable in model.trainable_variables:
-        factor = 1 - 0.1 * 0.5 if decays(variable.path) else 1
-        shrunk += decays(variable.path)
-        np.testing.assert_allclose(variable, before[variable.path] * factor, rtol=1e-5)
-    assert shrunk == 2 + 2 * 4  # patches, head, and four in each of two blocks
+    optimizer = synchronized(keras.optimizers.SGD)(1.0, use_ema=True, ema_momentum=0.5)
+    trained = compiled(model, optimizer)
+    fit(trained, images, targets, steps=3)
+    weights = flat(model)
+    averages = [np.asarray(average) for average in optimizer.moving_average]
+    data = tf.data.Dataset.from_tensors((images, targets, np.ones(8, "float32")))
+    logs = trained.evaluate(data, steps=1, verbose=0, return_dict=True)
+    np.testing.assert_array_equal(flat(model), weights)
+    for variable, average in zip(model.trainable_variables, averages, strict=True):
+        variable.assign(average)
+    loss = np.mean(make_loss("softmax")(targets, model(images)))
+    assert logs["loss"] == pytest.approx(loss, rel=1e-5)
 
 
-def test_learning_rate_warms_up_and_follows_a_cosine(tiny_model):
-    optimizer = make_optimizer(
-        tiny_model(),
-        OptimizerConfig(learning_rate=2.0),
-        ScheduleConfig(warmup_epochs=2, final_fraction=0.1),
-        steps_per_epoch=10,
-        epochs=12,
-    )
-    rate = optimizer._learning_rate
-    assert float(rate(0)) == 0
-    assert float(rate(10)) == pytest.approx(1.0)
-    assert float(rate(20)) == pytest.approx(2.0)
-    assert float(rate(70)) == pytest.approx(2.0 * (0.9 * 0.5 + 0.1))
-    assert float(rate(120)) == pytest.approx(0.2)
+def test_sam_takes_the_gradient_up_the_hill(tiny_model, batch):
+    model, moved = tiny_model(), tiny_model()
+    _, gradients = gradient(moved, *batch)
+    norm = np.sqrt(sum((g**2).sum() for g in gradients))
+    for variable, g in zip(moved.trainable_variables, gradients, strict=True):
+        variable.assign(variable + 0.3 * g / norm)
+    _, robust = gradient(moved, *batch)
+    before = flat(model)
+    fit(compiled(model, sharpness=Sharpness(0.3)), *batch)
+    expected = before - np.concatenate([np.ravel(g) for g in robust])
+    np.testing.assert_allclose(flat(model), expected, atol=1e-5)
 
 
-REPLICAS = """
-import json, sys
-import keras, numpy as np, tensorflow as tf
-from training.strategy import make_strategy
-strategy = make_strategy("mirrored" if sys.argv[1] != "1" else "none",
-                         int(sys.argv[1]) if sys.argv[1] != "1" else None)
-import keras_vit
-from training.train_step import TrainedModel
-keras.utils.set_random_seed(0)
-with strategy.scope():
-    model = keras_vit.VisionTransformer(16, 4, hidden_dim=16, depth=2, num_heads=2, num_classes=5)
-    trained = TrainedModel(model, clip_norm=0.05)
-    trained.compile(optimizer=keras.optimizers.SGD(0.5, momentum=0.9),
-                    loss=keras.losses.CategoricalCrossentropy(from_logits=True),
-                    metrics=[keras.metrics.CategoricalAccuracy("top1")])
-rng = np.random.default_rng(0)
-images = rng.uniform(-1, 1, (64, 16, 16, 3)).astype("float32")
-targets = np.eye(5, dtype="float32")[rng.integers(0, 5, 64)]
-data = tf.data.Dataset.from_tensor_slices((images, targets)).batch(16, drop_remainder=True)
-test = tf.data.Dataset.from_tensor_slices((images[:37], targets[:37])).batch(16)
-history = trained.fit(data, validation_data=test, epochs=2, verbose=0).history
-weights = np.concatenate([np.ravel(w) for w in model.get_weights()])
-print(json.dumps({"history": history, "weights": weights.tolist(),
-                  "replicas": strategy.num_replicas_in_sync}))
-"""
+def test_gsam_takes_the_orthogonal_part_away(tiny_model, batch):
+    model, moved = tiny_model(), tiny_model()
+    _, gradients = gradient(moved, *batch)
+    clean = np.concatenate([np.ravel(g) for g in gradients])
+    for variable, g in zip(moved.trainable_variables, gradients, strict=True):
+        variable.assign(variable + 0.3 * g / np.linalg.norm(clean))
+    robust = np.concatenate([np.ravel(g) for g in gradient(moved, *batch)[1]])
+    orthogonal = clean - clean @ robust / (robust @ robust) * robust
+    before = flat(model)
+    fit(compiled(model, sharpness=Sharpness(0.3, alpha=0.4)), *batch)
+    np.testing.assert_allclose(flat(model), before - (robust - 0.4 * orthogonal), atol=2e-5)
 
 
-def test_two_replicas_give_the_weights_of_one():
+def test_the_noise_scale_is_that_of_the_micro_batches(tiny_model, batch):
+    images, targets = batch
+    model = tiny_model()
+    parts = [gradient(model, images[i : i + 2], targets[i : i + 2])[1] for i in range(0, 8, 2)]
+    parts = [np.concatenate([np.ravel(g) for g in part]) for part in parts]
+    whole = np.mean(parts, axis=0)
+    small, large = np.mean([p @ p for p in parts]), whole @ whole
+    squared = (8 * large - 2 * small) / (8 - 2)
+    trace = (small - large) / (1 / 2 - 1 / 8)
+    logs = fit(compiled(model, accumulation=4, noise_scale=True), images, targets)
+    assert logs["noise_scale"][0] == pytest.approx(trace / squared, rel=1e-3)
+    with pytest.raises(ValueError, match="--accumulation 2"):
+        TrainedModel(model, noise_scale=True)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_remat_changes_no_gradient(tiny_model, batch, jit_compile):
+    rates = {"dropout_rate": 0.2, "drop_path_rate": 0.2, "attention_dropout_rate": 0.1}
     results = []
-    for count in ("1", "2"):
-        output = subprocess.run(
-            [sys.executable, "-c", REPLICAS, count], check=True, capture_output=True, text=True
-        ).stdout
-        results.append(json.loads(output.splitlines()[-1]))
-    one, two = results
-    assert (one["replicas"], two["replicas"]) == (1, 2)
-    a, b = np.array(one["weights"]), np.array(two["weights"])
-    assert np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(a)
-    for name in one["history"]:
-        np.testing.assert_allclose(one["history"][name], two["history"][name], rtol=1e-5)
+    for remat in (False, True):
+        model = tiny_model(**rates)
+        for block in model.blocks:
+            block.remat = remat
+        fit(compiled(model, jit_compile=jit_compile), *batch, steps=3)
+        results.append(flat(model))
+    np.testing.assert_allclose(results[1], results[0], atol=1e-6)
+
+
+def test_dropout_depends_on_the_seed_and_the_step_alone(tiny_model, batch):
+    results = []
+    for seed in (0, 0, 1):
+        model = tiny_model(dropout_rate=0.3)
+        fit(compiled(model, seed=seed), *batch, steps=2)
+        results.append(flat(model))
+    np.testing.assert_array_equal(results[0], results[1])
+    assert np.abs(results[2] - results[0]).max() > 1e-4
+
+
+def test_both_heads_of_a_distilled_model_learn_from_the_targets(tiny_model, batch):
+    model = tiny_model(distillation_token=True)
+    before = [np.asarray(v) for v in model.trainable_variables]
+    _, gradients = gradient(model, *batch)  # of the mean of both
+    fit(compiled(model), *batch)
+    for old, g, variable in zip(before, gradients, model.trainable_variables, strict=True):
+        np.testing.assert_allclose(variable, old - g, atol=1e-5)
+
+
+# === One device, several, several processes ===
+
+PROGRAM = Path(__file__).with_name("topologies.py")
+
+
+def start(request, environment=None):
+    import os
+
+    return subprocess.Popen(
+        [sys.executable, str(PROGRAM), json.dumps(request)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(PROGRAM.parents[2]), **(environment or {})},
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=500)
+    assert process.returncode == 0
+    return json.loads(output.splitlines()[-1])
+
+
+def start_workers(request, count=2):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    hosts = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
+    for one in sockets:
+        one.close()
+    return [
+        start(
+            {**request, "workers": count},
+            {
+                "TF_CONFIG": json.dumps(
+                    {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
+                )
+            },
+        )
+        for index in range(count)
+    ]
+
+
+def assert_same(one, other, replicas):
+    for case, expected in one.items():
+        result = other[case]
+        assert result["replicas"] == replicas
+        a, b = np.array(expected["weights"]), np.array(result["weights"])
+        assert np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(a), case
+        for x, y in zip(expected["history"], result["history"], strict=True):
+            for name in x:
+                assert y[name] == pytest.approx(x[name], rel=1e-5, abs=1e-6), (case, name)
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return finish(start({"replicas": 1}))
+
+
+@pytest.mark.slow
+def test_two_replicas_give_the_weights_of_one(one_device):
+    assert_same(one_device, finish(start({"replicas": 2})), 2)
+
+
+@pytest.mark.slow
+def test_four_replicas_give_the_weights_of_one(one_device):
+    cases = ["sgd", "adamw_ema_accumulation"]
+    result = finish(start({"replicas": 4, "cases": cases}))
+    assert_same({case: one_device[case] for case in cases}, result, 4)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_weights_of_one(one_device):
+    first, second = (finish(p) for p in start_workers({}))
+    assert_same(one_device, first, 2)
+    for case in first:
+        assert first[case]["weights"] == second[case]["weights"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", [0, 1])
+def test_an_overflow_on_any_replica_is_left_out_on_all(broken):
+    result = finish(start({"replicas": 2, "overflow": broken}))
+    assert result["skipped_steps"] == 1
+    assert result["loss_scale"] == 512
+    assert result["moved"] == 0

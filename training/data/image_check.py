@@ -14,16 +14,11 @@ import tensorflow as tf
 
 from keras_vit import Preprocessing
 from keras_vit.decoding import decode_image
+from training.data.decodable import undecodable_reason
 from training.data.source import Report
 
 _SECONDS_BETWEEN_REPORTS = 10.0
 _FILES_PER_ROUND = 64  # that Python hears of at once
-# What an operation's message holds, and what it means.
-_REASONS = {
-    "not a JPEG, PNG, GIF or BMP image": "it is not a JPEG, PNG, GIF or BMP image",
-    "cut short": "its header is cut short",
-    "max_pixels": "its header announces too many pixels",
-}
 # A link to nothing, no permission, a broken disk: not remembered, it may be mended.
 _CLOSED = "it cannot be opened"
 
@@ -50,7 +45,7 @@ def unreadable_images(root: Path, files: list[Path], report: Report) -> dict[Pat
     reasons |= {file: known[keys[file]] for file in files if keys[file] in known}
     if new:
         found = {keys[file]: reasons[file] for file in files if reasons[file] != _CLOSED}
-        _write_index(index_file, found)
+        write_cache(index_file, json.dumps(found))
     return {file: reasons[file] for file in files if reasons[file]}
 
 
@@ -88,17 +83,9 @@ def _decodable(files: list[Path], report: Report) -> np.ndarray:
 def _reason(file: Path) -> str:
     """One line that a person understands; empty if the file can be decoded after all."""
     try:
-        size = int(_decoded_size(tf.constant(str(file))))
-    except tf.errors.InvalidArgumentError as error:
-        if not file.stat().st_size:
-            return "it is empty"
-        for part, meaning in _REASONS.items():
-            if part in str(error.message):
-                return meaning
-        return "it is damaged or cut short"
-    except tf.errors.OpError:
+        return undecodable_reason(file.read_bytes())
+    except OSError:
         return _CLOSED
-    return "" if size else "it has no pixels"
 
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
@@ -113,9 +100,21 @@ def _key(root: Path, file: Path) -> str:
 
 
 def _index_file(root: Path) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-    return cache / "keras-vit" / "checked-images" / f"{name}.json"
+    return cache_folder("checked-images") / f"{name}.json"
+
+
+def cache_folder(name: str) -> Path:
+    """A folder in the user's cache, for what need not be found twice.
+
+    Args:
+        name: of what is in it.
+
+    Returns:
+        Its path; it need not exist.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return cache / "keras-vit" / name
 
 
 def _read_index(path: Path) -> dict[str, str]:
@@ -125,11 +124,17 @@ def _read_index(path: Path) -> dict[str, str]:
         return {}
 
 
-def _write_index(path: Path, entries: dict[str, str]) -> None:
+def write_cache(path: Path, text: str) -> None:
+    """Write a file of the cache, whole or not at all; one that cannot be written is left out.
+
+    Args:
+        path: in a `cache_folder`.
+        text: its content.
+    """
     temporary = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(entries))
+        temporary.write_text(text)
         temporary.replace(path)
     except OSError:  # a cache that cannot be written costs time at the next start, nothing else
         with contextlib.suppress(OSError):  # nor may it be there to remove

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import tensorflow as tf
 
 from keras_vit import Preprocessing
-from training.augmentation.augment import augment_image, mixup
+from training.augmentation.augment import augment_image
 from training.augmentation.config import Augmentation
+from training.augmentation.mixing import mix_batch
 from training.data.source import DataSource
 
 # Keeps the seeds of one run's epochs apart from those of a run with the next seed.
 _EPOCH_STRIDE = 1_000_003
 
 
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """The part of every batch that one process loads.
+
+    Args:
+        index: of the process, from 0.
+        count: of the processes.
+    """
+
+    index: int = 0
+    count: int = 1
+
+
 def steps_per_epoch(source: DataSource, batch_size: int) -> int:
-    """Full batches in the training split.
+    """Batches in an epoch, the last of them filled up.
 
     Args:
         source: the data.
         batch_size: images in a step.
 
     Returns:
-        The number of steps; the tail that does not fill a batch waits for another epoch's order.
+        The number of steps.
 
     Raises:
         ValueError: if there is not one full batch.
@@ -29,7 +46,7 @@ def steps_per_epoch(source: DataSource, batch_size: int) -> int:
     Example:
         >>> from training.data import load_source
         >>> steps_per_epoch(load_source("digits"), 64)
-        22
+        23
     """
     count = source.splits["train"]
     if batch_size > count:
@@ -37,7 +54,7 @@ def steps_per_epoch(source: DataSource, batch_size: int) -> int:
             f"batch_size={batch_size} is more than the {count} training images of {source.spec}: "
             f"choose {count} or less."
         )
-    return count // batch_size
+    return -(-count // batch_size)
 
 
 def training_batches(
@@ -49,63 +66,145 @@ def training_batches(
     seed: int,
     epochs: int,
     start_epoch: int = 0,
+    start_step: int = 0,
+    share: Share | None = None,
 ) -> tf.data.Dataset:
     """Shuffled and augmented batches of the epochs that are left.
 
     Order and augmentation depend on the seed, the epoch and the place in it, and on nothing else:
-    a run that goes on at epoch 7 sees what an uninterrupted one sees there.
+    a run that goes on at epoch 7, step 30, sees what an uninterrupted one sees there, and the
+    shares of several processes are the parts of what one process sees.
 
     Args:
         source: the data.
         preprocessing: the evaluation transform.
         augmentation: the random changes.
-        batch_size: images in a step, over all replicas.
+        batch_size: images in a step, over all replicas and processes.
         seed: of the run.
         epochs: of the whole run.
         start_epoch: epochs that are done already. Default 0.
+        start_step: steps of the next epoch that are done already. Default 0.
+        share: the part of each batch to load. Default None: all of it.
 
     Returns:
-        A data set of (images float32 [B, H, W, 3], targets float32 [B, num_classes]), with
-        `steps_per_epoch` batches for each epoch.
+        A data set of (images float32 [P, H, W, 3], targets float32 [P, num_classes], weights
+        float32 [P]), P = batch_size / share.count, with `steps_per_epoch` batches for each epoch.
+        The weight of an example is 1; the last batch is filled up with blank ones of weight 0.
 
     Raises:
-        ValueError: if the batch size is more than the training split.
+        ValueError: if the batch size is more than the training split, or no multiple of the shares.
 
     Example:
         >>> from training.data import load_source
         >>> batches = training_batches(load_source("digits"), Preprocessing(8), Augmentation(),
         ...                            batch_size=64, seed=0, epochs=1)
         >>> [tuple(spec.shape) for spec in batches.element_spec]
-        [(64, 8, 8, 3), (64, 10)]
+        [(64, 8, 8, 3), (64, 10), (64,)]
     """
-    steps_per_epoch(source, batch_size)
+    share = share or Share()
+    steps = steps_per_epoch(source, batch_size)
+    own = _own_size(batch_size, share)
     num_classes = len(source.labels)
+    # big_vision blends with the neighbour before: the first of a share needs it too.
+    rolled = (
+        augmentation.mixup and augmentation.mixup_kind == "big_vision"
+    )
+    extra = int(share.count > 1 and bool(rolled))
 
     def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
         epoch_seed = tf.constant(seed, tf.int64) + _EPOCH_STRIDE * epoch
+        first = tf.where(epoch == start_epoch, tf.constant(start_step, tf.int64), 0)
 
-        def augmented(place: tf.Tensor, example: dict) -> tuple[tf.Tensor, tf.Tensor]:
-            image = augment_image(
-                example["image_bytes"], tf.stack([epoch_seed, place]), preprocessing, augmentation
+        def augmented(place: tf.Tensor, example: dict) -> tuple[tf.Tensor, ...]:
+            image = _unless_blank(
+                example,
+                lambda: augment_image(
+                    example["image_bytes"],
+                    tf.stack([epoch_seed, place]),
+                    preprocessing,
+                    augmentation,
+                ),
+                preprocessing,
             )
-            return image, tf.one_hot(example["label"], num_classes)
+            target = tf.one_hot(example["label"], num_classes) * example["weight"]
+            return image, target, example["weight"]
 
-        def mixed(place: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple:
+        def mixed(step: tf.Tensor, batch: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
+            images, targets, weights = batch
+            count = extra + tf.cast(tf.reduce_sum(weights[extra:]), tf.int32)  # not blank
             # Negative places: the images of the epoch have used the others.
-            return mixup(*batch, tf.stack([epoch_seed, -1 - place]), augmentation.mixup)
+            parts = mix_batch(
+                images[:count], targets[:count], tf.stack([epoch_seed, -1 - step]), augmentation
+            )
+            images, targets = (
+                tf.ensure_shape(
+                    tf.concat([part[extra:], whole[count:]], 0), (own, *whole.shape[1:])
+                )
+                for part, whole in zip(parts, (images, targets), strict=True)
+            )
+            return images, targets, weights[extra:]
 
-        batches = (
-            source.shuffled("train", epoch_seed)
-            .enumerate()
-            .map(augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-            .batch(batch_size, drop_remainder=True)
+        examples = _repeated(
+            source, epoch_seed, first * batch_size, augmentation.repeats
         )
-        if augmentation.mixup:
-            batches = batches.enumerate().map(lambda place, batch: mixed(place, batch))
-        return batches
+        batches = (
+            _shared(_filled(examples, steps * batch_size), first, batch_size, share, extra)
+            .map(augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            .batch(own + extra, drop_remainder=True)
+        )
+        if augmentation.mixup or augmentation.cutmix:
+            batches = batches.enumerate(first).map(mixed)
+        return batches.take(steps - first)
 
     dataset = tf.data.Dataset.range(start_epoch, epochs).flat_map(epoch_batches)
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(_options())
+
+
+def validation_batches(
+    source: DataSource,
+    split: str,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    share: Share | None = None,
+) -> tf.data.Dataset:
+    """Every example of a split exactly once, in order, in batches of one size.
+
+    Args:
+        source: the data.
+        split: one of `source.splits`.
+        preprocessing: the evaluation transform.
+        batch_size: images in a step, over all replicas and processes.
+        share: the part of each batch to load. Default None: all of it.
+
+    Returns:
+        As `training_batches`.
+
+    Example:
+        >>> from training.data import load_source
+        >>> batches = validation_batches(load_source("digits"), "test", Preprocessing(8),
+        ...                              batch_size=100)
+        >>> [int(tf.reduce_sum(weights)) for _, _, weights in batches]
+        [100, 100, 100, 60]
+    """
+    share = share or Share()
+    own = _own_size(batch_size, share)
+    num_classes = len(source.labels)
+    steps = -(-source.splits[split] // batch_size)
+
+    def prepared(_: tf.Tensor, example: dict) -> tuple[tf.Tensor, ...]:
+        image = _unless_blank(example, lambda: preprocessing(example["image_bytes"]), preprocessing)
+        return image, tf.one_hot(example["label"], num_classes), example["weight"]
+
+    filled = _filled(source.examples(split), steps * batch_size)
+    return (
+        _shared(filled, tf.constant(0, tf.int64), batch_size, share, extra=0)
+        .map(prepared, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .batch(own, drop_remainder=True)
+        .take(steps)
+        .prefetch(tf.data.AUTOTUNE)
+        .with_options(_options())
+    )
 
 
 def evaluation_batches(
@@ -142,8 +241,88 @@ def evaluation_batches(
     )
 
 
+# === Steps of the pipelines ===
+
+
+def _own_size(batch_size: int, share: Share) -> int:
+    if batch_size % share.count:
+        raise ValueError(
+            f"batch_size={batch_size} is not a multiple of the {share.count} workers: each must "
+            f"get the same share of every batch."
+        )
+    return batch_size // share.count
+
+
+def _repeated(
+    source: DataSource, seed: tf.Tensor, start: tf.Tensor, repeats: int
+) -> tf.data.Dataset:
+    """The training examples of an epoch from `start` on, each `repeats` times in a row.
+
+    With repeats an epoch still has as many examples, but fewer different ones (repeated
+    augmentation, Hoffer et al., 2020, as in DeiT).
+    """
+    if repeats == 1:
+        return source.shuffled("train", seed, start)
+    examples = source.shuffled("train", seed, start // repeats)
+    copies = examples.flat_map(lambda e: tf.data.Dataset.from_tensors(e).repeat(repeats))
+    return copies.skip(start % repeats).take(source.splits["train"] - start)
+
+
+def _filled(examples: tf.data.Dataset, size: int) -> tf.data.Dataset:
+    """The examples with weight 1, then blank ones with weight 0: at least `size` in all."""
+
+    def weighted(example: dict) -> dict:
+        return {**example, "weight": tf.constant(1.0)}
+
+    blank = {
+        name: tf.constant("") if spec.dtype == tf.string else tf.zeros(spec.shape, spec.dtype)
+        for name, spec in examples.element_spec.items()
+    }
+    blanks = tf.data.Dataset.from_tensors({**blank, "weight": tf.constant(0.0)}).repeat(size)
+    return examples.map(weighted).concatenate(blanks)
+
+
+def _shared(
+    examples: tf.data.Dataset, first_step: tf.Tensor, batch_size: int, share: Share, extra: int
+) -> tf.data.Dataset:
+    """The examples of one share, with their places in the epoch, before anything is decoded.
+
+    Args:
+        examples: from the first of a batch on; dictionaries with a `weight`.
+        first_step: the number of that batch.
+        batch_size: of the whole batch.
+        share: which part.
+        extra: 1 to put the neighbour before the share in front of it.
+
+    Returns:
+        A data set of (place int64, example).
+    """
+    placed = examples.enumerate(first_step * batch_size)
+    if share.count == 1:
+        return placed
+    own = batch_size // share.count
+
+    def pick(places: tf.Tensor, batch: dict) -> tf.data.Dataset:
+        indices = share.index * own + tf.range(own)
+        if extra:
+            count = tf.maximum(tf.cast(tf.reduce_sum(batch["weight"]), tf.int32), 1)
+            neighbour = tf.math.floormod(share.index * own - 1, count)
+            indices = tf.concat([[neighbour], indices], axis=0)
+        picked = tf.nest.map_structure(lambda part: tf.gather(part, indices), (places, batch))
+        return tf.data.Dataset.from_tensor_slices(picked)
+
+    return placed.batch(batch_size, drop_remainder=True).flat_map(pick)
+
+
+def _unless_blank(example: dict, image: Any, preprocessing: Preprocessing) -> tf.Tensor:
+    """The image of an example; zeros for one that only fills up a batch."""
+    shape = preprocessing.output_shape
+    pixels = tf.cond(example["weight"] > 0, image, lambda: tf.zeros(shape))
+    return tf.ensure_shape(pixels, shape)
+
+
 def _options() -> tf.data.Options:
     options = tf.data.Options()
-    # Several workers share the examples of each batch, not the files.
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    # Each process makes its own share; there is nothing left to shard.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return options

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
 
+import numpy as np
 import tensorflow as tf
+
+from training.data.damage import BadImages, DamageLog
 
 Report = Callable[[str], None]
 
@@ -19,11 +23,15 @@ class DataSource(abc.ABC):
         spec: what it was opened from, such as "folder:photos".
         labels: the class names; an example's label is an index into them.
         splits: the number of usable examples in each split; "train" and "test" are always there.
+        left_out: name -> reason of the examples that were found to be unusable on opening.
+        has_known_labels: whether `class_counts` is free.
     """
 
     spec: str
     labels: tuple[str, ...]
     splits: dict[str, int]
+    left_out: Mapping[str, str] = MappingProxyType({})
+    has_known_labels: bool = False
 
     @abc.abstractmethod
     def examples(self, split: str) -> tf.data.Dataset:
@@ -34,20 +42,43 @@ class DataSource(abc.ABC):
 
         Returns:
             A data set of {"image_bytes": string scalar, "label": int64 scalar, "name": string
-            scalar}; the name is the file's path or its number in the data set.
+            scalar}; the name is the file's path or its place in the data set. Where a record of
+            shards is damaged, its bytes are empty.
         """
 
     @abc.abstractmethod
-    def shuffled(self, split: str, seed: tf.Tensor) -> tf.data.Dataset:
+    def shuffled(self, split: str, seed: tf.Tensor, start: int | tf.Tensor = 0) -> tf.data.Dataset:
         """Every example of a split once, in an order that the seed decides.
 
         Args:
             split: one of `splits`.
             seed: int64 scalar, may be symbolic.
+            start: int64 scalar, may be symbolic: so many examples of the order are left out, for
+                a run that goes on in the middle of an epoch. Default 0.
 
         Returns:
             As `examples`.
         """
+
+    def class_counts(self, split: str) -> np.ndarray:
+        """How many readable examples each class has; may have to read the whole split.
+
+        Args:
+            split: one of `splits`.
+
+        Returns:
+            int64 [number of classes].
+        """
+        counts = np.zeros(len(self.labels), np.int64)
+        examples = self.examples(split).filter(lambda e: tf.strings.length(e["image_bytes"]) > 0)
+        for labels in examples.map(lambda e: e["label"]).batch(1024).as_numpy_iterator():
+            counts += np.bincount(labels, minlength=len(self.labels))
+        return counts
+
+    @functools.cached_property
+    def damage(self) -> DamageLog:
+        """Where pipelines note the examples that cannot be used; `load_source` sets it up."""
+        return DamageLog(sum(self.splits.values()))
 
 
 def load_source(
@@ -55,19 +86,21 @@ def load_source(
     *,
     data_dir: str | Path | None = None,
     seed: int = 0,
-    bad_images: Literal["skip", "refuse"] = "skip",
+    bad_images: BadImages = "skip",
     report: Report = print,
 ) -> DataSource:
     """Open a data set.
 
     Args:
         spec: "digits" (scikit-learn's handwritten digits), "folder:PATH" (`train/CLASS/*` and
-            `test/CLASS/*`, or `CLASS/*`, of which a seeded tenth becomes the test split), or
-            "tfds:NAME[/CONFIG]".
+            `test/CLASS/*`, or `CLASS/*`, of which a seeded tenth becomes the test split),
+            "tfds:NAME[/CONFIG]", "records:PATH" (what `keras-vit data pack` wrote), or
+            "webdataset:PATTERN" (`train-{00000..00015}.tar`, or a folder of `train-*.tar` and
+            `test-*.tar`).
         data_dir: where TFDS keeps its data. Default None: TFDS's own place.
-        seed: of the split that is made when a folder has none. Default 0.
-        bad_images: files that cannot be decoded are named and left out ("skip"), or named in an
-            error ("refuse"). Default "skip".
+        seed: of the split that is made when there is none to test on. Default 0.
+        bad_images: images that cannot be read or decoded are named and left out ("skip"; at most
+            1 % of those in shards), or named in an error ("refuse"). Default "skip".
         report: called with lines for the user. Default `print`.
 
     Returns:
@@ -80,17 +113,36 @@ def load_source(
         >>> load_source("digits").splits
         {'train': 1437, 'test': 360}
     """
+    source = _open(spec, data_dir, seed, bad_images, report)
+    source.damage = DamageLog(sum(source.splits.values()), bad_images=bad_images, report=report)
+    return source
+
+
+def _open(
+    spec: str, data_dir: str | Path | None, seed: int, bad_images: BadImages, report: Report
+) -> DataSource:
     kind, _, rest = spec.partition(":")
     if spec == "digits":
         from training.data.tfds_source import open_digits
 
         return open_digits(data_dir)
+    if kind == "tfds" and rest:
+        from training.data.tfds_source import open_tfds
+
+        return open_tfds(rest, data_dir, report)
     if kind == "folder" and rest:
         from training.data.folder_source import open_folder
 
         return open_folder(rest, seed=seed, bad_images=bad_images, report=report)
-    if kind == "tfds" and rest:
-        from training.data.tfds_source import open_tfds
+    if kind == "records" and rest:
+        from training.data.records.record_source import open_records
 
-        return open_tfds(rest, data_dir)
-    raise ValueError(f"There is no data {spec!r}: give digits, folder:PATH or tfds:NAME[/CONFIG].")
+        return open_records(rest, bad_images=bad_images, report=report)
+    if kind == "webdataset" and rest:
+        from training.data.records.tar_source import open_tars
+
+        return open_tars(rest, seed=seed, bad_images=bad_images, report=report)
+    raise ValueError(
+        f"There is no data {spec!r}: give digits, folder:PATH or tfds:NAME[/CONFIG], or shards, "
+        f"records:PATH or webdataset:PATTERN."
+    )

@@ -6,17 +6,18 @@ import contextlib
 import difflib
 import fcntl
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from training.data.source import DataSource
+from training.data.source import DataSource, Report
+from training.data.tfds_readers import reader_for
 
-# Examples in memory while shuffling; a split that fits is shuffled completely.
-_SHUFFLE_BUFFER = 10_000
 _TEST_SPLITS = ("test", "validation")
+_TEST_SHARE = 0.1
 
 
 class TfdsSource(DataSource):
@@ -25,14 +26,17 @@ class TfdsSource(DataSource):
     Args:
         spec: as given to `load_source`.
         builder: of a prepared data set with the features `image` and `label`.
+        report: called with a line when a test split is made. Default `print`.
 
     Raises:
-        ValueError: if it has not these features, or no split to train or to test on.
+        ValueError: if it has not these features, no split to train on, none with labels to test on
+            where one cannot be made, or files that cannot be read here.
     """
 
-    def __init__(self, spec: str, builder: tfds.core.DatasetBuilder) -> None:
+    def __init__(
+        self, spec: str, builder: tfds.core.DatasetBuilder, report: Report = print
+    ) -> None:
         self.spec = spec
-        self._builder = builder
         features = dict(builder.info.features or {})
         image, label = features.get("image"), features.get("label")
         if not isinstance(image, tfds.features.Image) or not isinstance(
@@ -43,58 +47,61 @@ class TfdsSource(DataSource):
                 f"label, and has {', '.join(features)}."
             )
         self.labels = tuple(label.names)
-        self._names = {name: name for name in builder.info.splits}
-        test = next((name for name in _TEST_SPLITS if self._is_labelled(name)), None)
-        if "train" not in self._names or test is None:
-            raise ValueError(
-                f"{spec} has the splits {', '.join(self._names)}, but train and test (or "
-                f"validation) are needed, with labels."
-            )
-        self._names["test"] = test
+        self._reader = reader_for(spec, builder)
+        self._instructions = self._choose_splits(builder.info, report)
         self.splits = {
-            split: builder.info.splits[name].num_examples for split, name in self._names.items()
+            split: builder.info.splits[name].num_examples
+            for split, name in self._instructions.items()
         }
-
-    def _is_labelled(self, name: str) -> bool:
-        """Whether there is such a split and its labels are known: ImageNet's test has only -1."""
-        if name not in self._builder.info.splits:
-            return False
-        first = self._builder.as_dataset(
-            split=f"{name}[:1]", decoders={"image": tfds.decode.SkipDecoding()}
-        )
-        return all(example["label"] >= 0 for example in first.as_numpy_iterator())
 
     def examples(self, split: str) -> tf.data.Dataset:
         """See `DataSource.examples`."""
-        dataset = self._builder.as_dataset(
-            split=self._names[split],
-            decoders={"image": tfds.decode.SkipDecoding()},
-            read_config=tfds.ReadConfig(add_tfds_id=True),
-            shuffle_files=False,
-        )
-        return dataset.map(
-            lambda example: {
-                "image_bytes": example["image"],
-                "label": tf.cast(example["label"], tf.int64),
-                "name": example["tfds_id"],
-            }
-        )
+        return self._checked(self._reader.examples(self._instructions[split]))
 
-    def shuffled(self, split: str, seed: tf.Tensor) -> tf.data.Dataset:
-        """See `DataSource.shuffled`."""
-        dataset = self.examples(split)
-        specs = tf.nest.flatten(dataset.element_spec)
-        # `Dataset.shuffle` cannot take a symbolic seed when the global one is 0; its operation can.
-        shuffled = tf.raw_ops.ShuffleDataset(
-            input_dataset=tf.data.experimental.to_variant(dataset),
-            buffer_size=min(self.splits[split], _SHUFFLE_BUFFER),
-            seed=seed,
-            seed2=1,  # both zero would mean: another order each time
-            output_types=[spec.dtype for spec in specs],
-            output_shapes=[spec.shape for spec in specs],
-            reshuffle_each_iteration=False,
+    def shuffled(self, split: str, seed: tf.Tensor, start: int | tf.Tensor = 0) -> tf.data.Dataset:
+        """See `DataSource.shuffled`; what is left out is read where it must be, never decoded."""
+        return self._checked(self._reader.shuffled(self._instructions[split], seed, start))
+
+    def _choose_splits(self, info: tfds.core.DatasetInfo, report: Report) -> dict[str, str]:
+        """The TFDS split, or the part of one, behind each split."""
+        names = {name: name for name in info.splits}
+        test = next((n for n in _TEST_SPLITS if n in names and self._is_labelled(n)), None)
+        if test is not None and "train" in names:
+            return names | {"test": test}
+        # TFDS shuffles what it prepares; in the order of its source, the end may be one class.
+        if "train" not in names or info.disable_shuffling:
+            raise ValueError(
+                f"{self.spec} has the splits {', '.join(names)}, but train and test (or "
+                f"validation) are needed, with labels: a test split is only made of a train split "
+                f"that TFDS has shuffled."
+            )
+        total = info.splits["train"].num_examples
+        kept = total - max(1, round(total * _TEST_SHARE))
+        report(
+            f"{self.spec} has nothing to test on: the last {total - kept} of its {total} training "
+            f"examples are kept for testing."
         )
-        return tf.data.experimental.from_variant(shuffled, dataset.element_spec)
+        return names | {"train": f"train[:{kept}]", "test": f"train[{kept}:]"}
+
+    def _is_labelled(self, name: str) -> bool:
+        """Whether the labels of a split are known: ImageNet's test has only -1."""
+        first = self._reader.examples(name).take(1)
+        return all(example["label"] >= 0 for example in first.as_numpy_iterator())
+
+    def _checked(self, examples: tf.data.Dataset) -> tf.data.Dataset:
+        """Stop at a label that is no class: training would take it for none of them silently."""
+        last = len(self.labels) - 1
+        message = f"{self.spec} has an example whose label is not in 0 … {last} (name, label):"
+
+        def check(example: dict) -> dict:
+            label = example["label"]
+            known = tf.debugging.Assert(
+                (label >= 0) & (label <= last), [message, example["name"], label]
+            )
+            with tf.control_dependencies([known]):
+                return {**example, "label": tf.identity(label)}
+
+        return examples.map(check)
 
 
 def open_digits(data_dir: str | Path | None) -> TfdsSource:
@@ -106,19 +113,21 @@ def open_digits(data_dir: str | Path | None) -> TfdsSource:
     return TfdsSource("digits", make())
 
 
-def open_tfds(name: str, data_dir: str | Path | None) -> TfdsSource:
+def open_tfds(name: str, data_dir: str | Path | None, report: Report = print) -> TfdsSource:
     """A data set of TFDS by name, downloaded and prepared on first use.
 
     Args:
         name: NAME or NAME/CONFIG.
         data_dir: where TFDS keeps its data. Default None: TFDS's own place.
+        report: called with lines for the user. Default `print`.
 
     Returns:
-        A `TfdsSource`.
+        A `TfdsSource`; of a set with nothing to test on, the last tenth of the training split is
+        kept for it.
 
     Raises:
-        ValueError: if there is no such data set, or it cannot be prepared: there is no network, or
-            its files must be fetched by hand.
+        ValueError: if there is no such data set, it cannot be prepared (there is no network, or its
+            files must be fetched by hand), or it is none of images and classes.
     """
     make = functools.partial(
         tfds.builder, name, data_dir=None if data_dir is None else str(data_dir)
@@ -138,7 +147,7 @@ def open_tfds(name: str, data_dir: str | Path | None) -> TfdsSource:
             f"Prepare it where there is a network, `tfds build {name} --data_dir DIR`, and give "
             f"--data-dir DIR."
         ) from error
-    return TfdsSource(f"tfds:{name}", make())
+    return TfdsSource(f"tfds:{name}", make(), report)
 
 
 def _prepare(make: Callable[[], tfds.core.DatasetBuilder]) -> None:
@@ -148,7 +157,9 @@ def _prepare(make: Callable[[], tfds.core.DatasetBuilder]) -> None:
         return
     # A bucket has no locks; TFDS moves the complete data set into place there too.
     remote = "://" in str(directory)
-    with contextlib.nullcontext() if remote else _one_at_a_time(Path(directory)):
+    alone = contextlib.nullcontext() if remote else _one_at_a_time(Path(directory))
+    # What TFDS prints is not for programs that read our standard output.
+    with alone, contextlib.redirect_stdout(sys.stderr):
         # A new builder each time: one that is older than the data does not know its splits.
         make().download_and_prepare()
 

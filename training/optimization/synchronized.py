@@ -26,7 +26,8 @@ def synchronized(optimizer_class: type[keras.optimizers.Optimizer]) -> type:
         A subclass of the same name. After `build`, `set_multipliers` gives each variable a
         learning rate and a weight decay of its own. With `use_ema=True` the average starts at the
         first weights and warms up: its momentum is at most (1 + t) / (10 + t) after t steps, as in
-        `tf.train.ExponentialMovingAverage`.
+        `tf.train.ExponentialMovingAverage`; it is float32 whatever the weights are, as bfloat16
+        would lose its small steps.
 
     Example:
         >>> variable = keras.Variable([1.0, 2.0])
@@ -40,11 +41,18 @@ def synchronized(optimizer_class: type[keras.optimizers.Optimizer]) -> type:
 
     class Synchronized(optimizer_class):
         def build(self, variables: list[keras.Variable]) -> None:
+            if self.built:
+                return  # the multipliers and the average stay
             super().build(variables)
             self.set_multipliers([1.0] * len(variables), [1.0] * len(variables))
             if self.use_ema:
                 for average, variable in zip(self.moving_average, variables, strict=True):
                     average.assign(variable)
+
+        def add_variable(self, *args: Any, **kwargs: Any) -> keras.Variable:
+            if str(kwargs.get("name")).endswith("_average"):
+                kwargs["dtype"] = "float32"
+            return super().add_variable(*args, **kwargs)
 
         @property
         def moving_average(self) -> list[keras.Variable]:
@@ -74,14 +82,16 @@ def synchronized(optimizer_class: type[keras.optimizers.Optimizer]) -> type:
             def shrink(variable: tf.Variable, rate: Any) -> None:
                 variable.assign_sub(variable * tf.cast(rate, variable.dtype))
 
-            def update(distribution: tf.distribute.Strategy, rate: Any) -> None:
-                for variable, decay in zip(variables, decays, strict=True):
+            def update(distribution: tf.distribute.Strategy, rates: list[Any]) -> None:
+                for variable, decay, rate in zip(variables, decays, rates, strict=True):
                     if decay:
                         distribution.extended.update(
-                            variable.value, shrink, args=(rate * decay,), group=False
+                            variable.value, shrink, args=(rate,), group=False
                         )
 
-            self._everywhere(update, self.learning_rate)
+            # Multiplied here: what arrives in `update` is one value for each replica.
+            rate = tf.convert_to_tensor(self.learning_rate)
+            self._everywhere(update, [rate * decay for decay in decays])
 
         def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
             return grads_and_vars  # the train step has summed them
@@ -90,17 +100,16 @@ def synchronized(optimizer_class: type[keras.optimizers.Optimizer]) -> type:
             steps = tf.cast(self.iterations.value, tf.float32)
             momentum = tf.minimum(self.ema_momentum, (1.0 + steps) / (10.0 + steps))
 
-            def follow(average: tf.Variable, variable: tf.Variable) -> None:
-                share = tf.cast(1.0 - momentum, average.dtype)
-                average.assign_add((variable - average) * share)
+            def follow(average: tf.Variable, variable: tf.Variable, share: Any) -> None:
+                average.assign_add((tf.cast(variable, average.dtype) - average) * share)
 
-            def update(distribution: tf.distribute.Strategy) -> None:
+            def update(distribution: tf.distribute.Strategy, share: Any) -> None:
                 for average, variable in zip(self.moving_average, variables, strict=True):
                     distribution.extended.update(
-                        average.value, follow, args=(variable.value,), group=False
+                        average.value, follow, args=(variable.value, share), group=False
                     )
 
-            self._everywhere(update)
+            self._everywhere(update, 1.0 - momentum)
 
         def _everywhere(self, update: Any, *args: Any) -> None:
             tf.__internal__.distribute.interim.maybe_merge_call(
@@ -112,3 +121,26 @@ def synchronized(optimizer_class: type[keras.optimizers.Optimizer]) -> type:
 
     Synchronized.__name__ = optimizer_class.__name__
     return Synchronized
+
+
+class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
+    """Keras', which may be asked to build once more.
+
+    Args:
+        inner_optimizer: what it wraps.
+        **kwargs: as of `keras.optimizers.LossScaleOptimizer`.
+
+    Example:
+        >>> optimizer = LossScaleOptimizer(synchronized(keras.optimizers.SGD)(1.0))
+        >>> variables = [keras.Variable([1.0, 2.0])]
+        >>> optimizer.build(variables)
+        >>> count = len(optimizer.variables)
+        >>> optimizer.build(variables)
+        >>> len(optimizer.variables) == count
+        True
+    """
+
+    def build(self, variables: list[keras.Variable]) -> None:
+        """Create the state of this optimizer and of the inner one, once."""
+        if not self.built:
+            super().build(variables)

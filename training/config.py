@@ -1,4 +1,4 @@
-"""Recipes: everything that decides what a training run does, as typed data.
+"""What a recipe is: everything that decides what a training run does, as typed data.
 
 A recipe is plain data and imports nothing heavy: the command line shows it as `--help` and every
 field can be overridden there, `keras-vit train digits --optimizer.learning-rate 1e-3`.
@@ -10,9 +10,10 @@ import dataclasses
 from typing import Any, Literal
 
 from training.augmentation.config import Augmentation
-from training.optimization.config import OptimizerConfig, ScheduleConfig
+from training.optimization.config import LoraConfig, OptimizerConfig, ScheduleConfig
 
 StrategyName = Literal["auto", "none", "mirrored", "multiworker", "tpu"]
+LossName = Literal["softmax", "sigmoid"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +27,9 @@ class ModelConfig:
     """Start from a checkpoint instead: a file, a folder, hf://org/name, gs://… (fine-tuning). Its
     architecture and its evaluation transform take the place of `variant` and `preprocessing`."""
 
-    image_size: int | None = None
-    """Side of the model's input in pixels."""
+    image_size: int | Literal["data"] | None = None
+    """Side of the model's input in pixels; "data" takes it, and a patch size for it, from the
+    images that it will learn."""
 
     patch_size: int | None = None
     """Side of a patch in pixels."""
@@ -44,6 +46,12 @@ class ModelConfig:
     pooling: Literal["token", "avg", "map"] | None = None
     """What the head sees: the class token, the mean of the patches, or an attention over them."""
 
+    position_embedding: Literal["learned", "sincos2d", "none"] | None = None
+    """Positions that are learned, or fixed sines and cosines of row and column."""
+
+    representation_size: int | None = None
+    """Width of a tanh layer before the head."""
+
     dropout_rate: float = 0.0
     """Dropout on positions, attention projections and MLPs."""
 
@@ -52,6 +60,14 @@ class ModelConfig:
 
     drop_path_rate: float = 0.0
     """Stochastic depth of the last block, rising linearly from 0."""
+
+    head_bias: float = 0.0
+    """First bias of a fresh head; about -log(classes) for the sigmoid loss, so that training starts
+    from "none of them"."""
+
+    remat: bool = False
+    """Forget what is inside the blocks after the forward pass and compute it again for the
+    gradient: less memory, about a third more time."""
 
     dtype: Literal["float32", "mixed_bfloat16", "mixed_float16", "bfloat16"] = "float32"
     """Dtype policy."""
@@ -72,6 +88,52 @@ class PreprocessingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DistillationConfig:
+    """Learning from a teacher as well (DeiT, Touvron et al., 2021)."""
+
+    teacher: str | None = None
+    """The teacher's checkpoint: a workdir, a file, a folder, hf://org/name, gs://…; None for no
+    teacher. A model with a distillation token learns from it through that token's head."""
+
+    kind: Literal["hard", "soft"] = "hard"
+    """The teacher's choice as a label, or its softened probabilities."""
+
+    weight: float = 0.5
+    """Share of the teacher in the loss."""
+
+    temperature: float = 3.0
+    """What the logits of both are divided by; for "soft"."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SharpnessConfig:
+    """Flat minima: SAM (Foret et al., 2021), and GSAM (Zhuang et al., 2022) for alpha above 0."""
+
+    rho: float = 0.0
+    """Radius of the neighbourhood; 0 for plain gradients, else each step takes twice the time."""
+
+    rho_min: float | None = None
+    """Radius where the learning rate is 0 (GSAM); the same all along when not given."""
+
+    alpha: float = 0.0
+    """Weight of what GSAM takes away."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When a run is saved, beside the end of each epoch and SIGTERM or Ctrl-C."""
+
+    keep: int = 2
+    """The newest so many are kept."""
+
+    every_steps: int | None = None
+    """Also within an epoch, after each so many steps."""
+
+    every_minutes: float | None = 10.0
+    """Also within an epoch, after so many minutes."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """A training run."""
 
@@ -81,8 +143,27 @@ class Recipe:
     epochs: int = 100
     """Passes over the training split."""
 
+    steps: int | None = None
+    """Stop after so many steps; takes the place of epochs."""
+
     batch_size: int = 128
     """Images per step, over all replicas."""
+
+    accumulation: int = 1
+    """Parts that each replica computes its share of a batch in, one after the other: the same
+    update with less memory."""
+
+    steps_per_execution: int = 1
+    """Steps that run before Python looks again: less overhead for small models."""
+
+    jit_compile: bool = False
+    """Compile the forward and backward pass with XLA."""
+
+    noise_scale: bool = False
+    """Log the gradient noise scale, which says what batch size pays (McCandlish et al., 2018)."""
+
+    loss: LossName = "softmax"
+    """Cross-entropy of the softmax, or of one sigmoid for each class."""
 
     label_smoothing: float = 0.0
     """Share of each target that is spread over all classes."""
@@ -101,24 +182,41 @@ class Recipe:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
+    distillation: DistillationConfig = dataclasses.field(default_factory=DistillationConfig)
+    sharpness: SharpnessConfig = dataclasses.field(default_factory=SharpnessConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
         positive = {
             "epochs": self.epochs,
+            "steps": self.steps,
             "batch_size": self.batch_size,
-            "optimizer.learning_rate": self.optimizer.learning_rate,
-            "optimizer.clip_norm": self.optimizer.clip_norm,
+            "accumulation": self.accumulation,
+            "steps_per_execution": self.steps_per_execution,
+            "distillation.temperature": self.distillation.temperature,
+            "checkpoint.keep": self.checkpoint.keep,
+            "checkpoint.every_steps": self.checkpoint.every_steps,
+            "checkpoint.every_minutes": self.checkpoint.every_minutes,
         }
         for name, value in positive.items():
-            if value <= 0:
+            if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive, not {value}.")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(
                 f"label_smoothing must be at least 0 and below 1, not {self.label_smoothing}."
             )
-        if not 0 <= self.schedule.warmup_epochs <= self.epochs:
+        if not 0 <= self.distillation.weight <= 1:
             raise ValueError(
-                f"schedule.warmup_epochs must be between 0 and epochs={self.epochs}, "
+                f"distillation.weight must be in 0 ... 1, not {self.distillation.weight}."
+            )
+        for name, value in dataclasses.asdict(self.sharpness).items():
+            if value is not None and value < 0:
+                raise ValueError(f"sharpness.{name} must be 0 or more, not {value}.")
+        by_epochs = self.schedule.warmup_steps is None and self.steps is None
+        if by_epochs and self.schedule.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"schedule.warmup_epochs must be at most epochs={self.epochs}, "
                 f"not {self.schedule.warmup_epochs}."
             )
 
@@ -155,41 +253,3 @@ def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> li
 def _plain(value: Any) -> Any:
     """JSON has no tuples."""
     return list(value) if isinstance(value, tuple) else value
-
-
-RECIPES: dict[str, Recipe] = {
-    # The small one that runs anywhere: scikit-learn's handwritten digits, 8 x 8 pixels.
-    "digits": Recipe(
-        data="digits",
-        epochs=80,
-        batch_size=64,
-        label_smoothing=0.1,
-        model=ModelConfig(
-            image_size=8,
-            patch_size=4,
-            hidden_dim=128,
-            depth=4,
-            num_heads=4,
-            drop_path_rate=0.1,
-        ),
-        preprocessing=PreprocessingConfig(crop_fraction=1.0),
-        optimizer=OptimizerConfig(learning_rate=2e-3),
-        augmentation=Augmentation(crop="shift", shift_pixels=1, mixup=0.4),
-    ),
-    # One's own images in folders, from scratch, after "How to train your ViT?" (Steiner et al.,
-    # 2022): the light2 arm of augmentation for a small data set.
-    "folder": Recipe(
-        epochs=100,
-        batch_size=128,
-        label_smoothing=0.1,
-        model=ModelConfig(drop_path_rate=0.1),
-        schedule=ScheduleConfig(warmup_epochs=10.0),
-        augmentation=Augmentation(
-            crop="inception",
-            flip=True,
-            randaugment_layers=2,
-            randaugment_magnitude=10.0,
-            mixup=0.2,
-        ),
-    ),
-}

@@ -1,0 +1,165 @@
+"""Runs that are killed, stopped, or lose a worker, and go on by the same command.
+
+`KERAS_VIT_KILLS=20 pytest tests/training/test_killed.py -k killed_again` kills more often.
+"""
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import keras_vit
+
+KILLS = int(os.environ.get("KERAS_VIT_KILLS", "2"))
+EPOCHS = 6
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+def command(workdir, *more):
+    """A short run with everything in it that is random or has a state."""
+    return [
+        *(sys.executable, "-u", "-m", "keras_vit_cli", "train", "digits"),
+        *("--workdir", str(workdir), "--epochs", str(EPOCHS), "--batch-size", "64"),
+        *("--model.hidden-dim", "16", "--model.depth", "1", "--model.num-heads", "2"),
+        *("--model.dropout-rate", "0.1", "--schedule.warmup-epochs", "1"),
+        *("--optimizer.ema", "0.9", "--checkpoint.every-steps", "5", "--deterministic"),
+        *more,
+    ]
+
+
+def start(workdir, *more):
+    return subprocess.Popen(
+        command(workdir, *more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def whole(workdir, *more):
+    """Run to the end; what was printed."""
+    process = start(workdir, *more)
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, output
+    return output
+
+
+def wait_for(process, text):
+    """Read lines until one holds the text; all of them."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if text in line:
+            return lines
+    raise AssertionError(f"{text!r} did not come: {''.join(lines)}")
+
+
+def weights(workdir):
+    return keras_vit.load_model(workdir).get_weights()
+
+
+def epochs(workdir):
+    with (workdir / "metrics.csv").open() as file:
+        return [int(row["epoch"]) for row in csv.DictReader(file)]
+
+
+def metrics(workdir):
+    with (workdir / "metrics.csv").open() as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    whole(workdir)
+    return workdir
+
+
+def assert_equal_runs(workdir, uninterrupted):
+    assert epochs(workdir) == list(range(1, EPOCHS + 1))
+    assert metrics(workdir) == metrics(uninterrupted)
+    for a, b in zip(weights(workdir), weights(uninterrupted), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_that_is_killed_again_and_again_ends_as_an_uninterrupted_one(
+    uninterrupted, tmp_path
+):
+    workdir = tmp_path / "run"
+    generator = random.Random(KILLS)
+    kills = 0
+    for _ in range(KILLS):
+        process = start(workdir)
+        wait_for(process, "epoch" if kills == 0 else "Going on")
+        try:
+            process.wait(generator.uniform(0, 6 if kills else 2))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            kills += 1
+        process.communicate()
+        if process.returncode == 0:
+            break
+    assert kills
+    assert "epochs are done already" in whole(workdir) or epochs(workdir)
+    assert_equal_runs(workdir, uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_told_to_stop_saves_first(uninterrupted, tmp_path, number):
+    workdir = tmp_path / "run"
+    process = start(workdir)
+    wait_for(process, "epoch   2/")
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, output
+    assert "Stopped and saved" in output
+    assert not (workdir / "model.keras").exists()
+    assert "Going on after epoch" in whole(workdir)
+    assert_equal_runs(workdir, uninterrupted)
+
+
+def test_two_runs_cannot_write_one_workdir(tmp_path):
+    first = start(tmp_path / "run")
+    wait_for(first, "epoch   1/")
+    second = subprocess.run(command(tmp_path / "run"), capture_output=True, text=True)
+    first.kill()
+    first.communicate()
+    assert second.returncode == 1
+    assert "Another run is writing" in second.stderr
+
+
+def test_a_lost_worker_ends_the_other_and_the_run_goes_on(tmp_path):
+    expected, workdir = tmp_path / "expected", tmp_path / "run"
+    whole(expected, "--num-workers", "2")
+    process = start(workdir, "--num-workers", "2")
+    wait_for(process, "epoch   2/")
+    children = children_of(process.pid)
+    assert len(children) == 2
+    os.kill(max(children), signal.SIGKILL)
+    begin = time.monotonic()
+    output, _ = process.communicate(timeout=60)
+    assert time.monotonic() - begin < 60
+    assert process.returncode not in (0, None)
+    assert "has ended" in output
+    assert "go on from the last checkpoint" in output
+    assert not any(alive(child) for child in children)
+    assert "Going on after epoch" in whole(workdir, "--num-workers", "2")
+    assert epochs(workdir) == list(range(1, EPOCHS + 1))
+    for a, b in zip(weights(workdir), weights(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+
+def children_of(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(child) for child in file.read().split()]
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
