@@ -1,4 +1,4 @@
-"""Geometry, mixup and the settings of the training augmentation."""
+"""Inception crops, shifts, the whole augmentation and its settings."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,6 @@ from keras_vit.decoding import decode_image
 from training.augmentation.augment import augment_image
 from training.augmentation.config import Augmentation
 from training.augmentation.crops import decode_inception_crop, inception_crop, shift
-from training.augmentation.mixing import mixup
 
 
 def over_seeds(function, count):
@@ -67,6 +66,16 @@ def test_an_inception_crop_is_a_part_of_the_picture(photo):
     crop = inception_crop(tf.constant(image), seed, (0.1, 0.9)).numpy()
     (top, left), (bottom, right) = where[0, 0, :2], where[-1, -1, :2]
     np.testing.assert_array_equal(crop, image[top : bottom + 1, left : right + 1])
+
+
+def test_an_inception_crop_keeps_another_aspect_ratio_that_it_was_told():
+    pixels = tf.zeros([90, 120, 3], tf.uint8)
+    sizes = over_seeds(
+        lambda seed: tf.shape(inception_crop(pixels, seed, (0.1, 0.3), (1.9, 2.1)))[:2], 100
+    )
+    height, width = np.array(sizes).T
+    assert ((width - 1) / (height + 1) < 2.1).all()
+    assert ((width + 1) / (height - 1) > 1.9).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 50)])
@@ -211,6 +220,53 @@ def test_the_augmented_picture_is_normalised_as_in_evaluation(augment):
     assert levels.max() < 255.01
 
 
+POLICIES = {
+    "three_augment": Augmentation(three_augment=True, color_jitter=0.3),
+    "google": Augmentation(randaugment_layers=2),
+    "timm": Augmentation(
+        randaugment_layers=2, randaugment_kind="timm", randaugment_magnitude=9.0,
+        randaugment_std=0.5, randaugment_increasing=True,
+    ),
+    "augmix": Augmentation(augmix_width=2, augmix_depth=1),
+    "jitter": Augmentation(color_jitter=0.4),
+    "erasing": Augmentation(random_erasing=1.0),
+    "const": Augmentation(random_erasing=1.0, erasing_mode="const"),
+    "inception": Augmentation(crop="inception", crop_ratio=(0.9, 1.1)),
+    "resize_small": Augmentation(crop="resize_small", resize_size=24),
+    "resize_squash": Augmentation(crop="resize_squash"),
+    "simple_random": Augmentation(crop="simple_random"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_each_setting_changes_the_picture_by_the_seed_alone(augment, name):
+    plain = augment(Augmentation())[0]
+    pictures = augment(POLICIES[name], 10)
+    assert pictures.dtype == np.float32
+    assert pictures.shape == (10, 16, 16, 3)
+    assert np.isfinite(pictures).all()
+    assert len({picture.tobytes() for picture in pictures}) >= 5
+    assert sum(not np.array_equal(picture, plain) for picture in pictures) >= 5
+    np.testing.assert_allclose(augment(POLICIES[name], 10), pictures, atol=1e-5)
+
+
+def test_what_timm_moves_in_has_the_mean_colour(augment):
+    preprocessing = Preprocessing(16, mean=(0.1, 0.5, 0.9))
+    settings = Augmentation(
+        randaugment_layers=1, randaugment_kind="timm", randaugment_magnitude=10.0
+    )
+    pictures = augment(settings, 60, preprocessing)
+    # The mean colour becomes 0, but for rounding to a whole level.
+    filled = (np.abs(pictures) < 0.005).all(axis=-1).mean(axis=(1, 2))
+    assert (filled > 0.2).sum() >= 3
+
+
+def test_erasing_comes_after_normalisation(augment):
+    preprocessing = Preprocessing(16, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.2))
+    pictures = augment(Augmentation(random_erasing=1.0, erasing_mode="const"), 20, preprocessing)
+    assert ((pictures == 0).all(axis=-1).mean(axis=(1, 2)) > 0.01).all()
+
+
 def test_bytes_that_are_no_image_are_refused():
     with pytest.raises(tf.errors.InvalidArgumentError):
         augment_image(
@@ -219,60 +275,6 @@ def test_bytes_that_are_no_image_are_refused():
             Preprocessing(8),
             Augmentation(),
         )
-
-
-# === Mixup ===
-
-
-def mixed(beta, seed, batch=4):
-    rng = np.random.default_rng(0)
-    images = rng.normal(size=(batch, 6, 5, 3)).astype(np.float32)
-    targets = np.eye(batch, dtype=np.float32)
-    new = mixup(images, targets, tf.constant([2, seed], tf.int64), beta)
-    return images, targets, *(part.numpy() for part in new)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_mixup_blends_with_the_neighbour_images_and_targets_alike(seed):
-    images, targets, new_images, new_targets = mixed(1.0, seed)
-    a = new_targets[0, 0]
-    assert 0.5 <= a < 1
-    np.testing.assert_allclose(new_targets.sum(axis=1), 1, atol=1e-6)
-    for i in range(4):
-        expected = a * images[i] + (1 - a) * images[i - 1]
-        np.testing.assert_allclose(new_images[i], expected, atol=1e-6)
-        np.testing.assert_allclose(
-            new_targets[i], a * targets[i] + (1 - a) * targets[i - 1], atol=1e-6
-        )
-
-
-def shares(beta, count=2000):
-    images, targets = tf.zeros([2, 1, 1, 3]), tf.eye(2)
-    return np.array(over_seeds(lambda seed: mixup(images, targets, seed, beta)[1][0, 0], count))
-
-
-@pytest.mark.parametrize("beta", [0.2, 1.0])
-def test_the_share_follows_the_folded_beta_distribution(beta):
-    from scipy import stats
-
-    # a = max(b, 1 - b) for b ~ Beta: P(a <= t) = P(1 - t <= b <= t).
-    distribution = stats.beta(beta, beta)
-    result = stats.kstest(
-        shares(beta), lambda t: distribution.cdf(t) - distribution.cdf(1 - np.asarray(t))
-    )
-    assert result.pvalue > 0.001
-
-
-def test_a_share_is_a_number_for_the_smallest_beta():
-    a = shares(1e-4, 300)
-    assert np.isfinite(a).all()
-    assert ((a >= 0.5) & (a <= 1)).all()
-
-
-def test_mixup_of_the_same_seed_is_the_same_and_of_another_is_another():
-    first, again, other = (mixed(0.5, seed)[2] for seed in (1, 1, 2))
-    np.testing.assert_array_equal(first, again)
-    assert not np.array_equal(first, other)
 
 
 # === Settings ===
@@ -293,6 +295,23 @@ def test_mixup_of_the_same_seed_is_the_same_and_of_another_is_another():
         ("mixup", -0.1),
         ("mixup", float("nan")),
         ("randaugment_magnitude", float("inf")),
+        ("crop_ratio", (0.0, 1.0)),
+        ("crop_ratio", (2.0, 1.0)),
+        ("crop_ratio", (1.0, float("inf"))),
+        ("resize_size", 0),
+        ("repeats", 0),
+        ("randaugment_kind", "pil"),
+        ("randaugment_std", -0.1),
+        ("augmix_width", -1),
+        ("augmix_depth", -1),
+        ("augmix_severity", 11.0),
+        ("color_jitter", -0.1),
+        ("random_erasing", 1.1),
+        ("erasing_mode", "rand"),
+        ("mixup_kind", "keras"),
+        ("cutmix", float("nan")),
+        ("mix_prob", -0.1),
+        ("mix_switch_prob", float("nan")),
     ],
 )
 def test_a_wrong_setting_is_named(field, value):
@@ -302,3 +321,35 @@ def test_a_wrong_setting_is_named(field, value):
 
 def test_the_ends_of_the_ranges_are_allowed():
     Augmentation(crop_area=(1.0, 1.0), shift_pixels=0, randaugment_layers=0, mixup=0.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"three_augment": True, "randaugment_layers": 2},
+            r"three_augment and augmentation\.randaugment_layers do not go together",
+        ),
+        ({"randaugment_layers": 1, "augmix_width": 3}, r"augmix_width do not go together"),
+        ({"randaugment_std": 0.5}, r"randaugment_std=0\.5 .* set .*randaugment_kind to 'timm'"),
+        ({"randaugment_increasing": True}, r"randaugment_kind='google': set"),
+        (
+            {"randaugment_kind": "timm", "randaugment_magnitude": 15.0},
+            r"randaugment_magnitude must be at most 10",
+        ),
+        ({"cutmix": 1.0}, r"augmentation\.cutmix=1\.0 has no effect .*mixup_kind='big_vision'"),
+        ({"mixup": 0.2, "mix_prob": 0.5}, r"mix_prob=0\.5 has no effect"),
+        ({"crop": "inception", "resize_size": 256}, r"resize_size=256 has no effect"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_named(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Augmentation(**fields)
+
+
+def test_the_settings_of_deit_go_together():
+    Augmentation(
+        crop="inception", crop_area=(0.08, 1.0), flip=True, repeats=3, randaugment_layers=2,
+        randaugment_kind="timm", randaugment_magnitude=9.0, randaugment_std=0.5,
+        randaugment_increasing=True, random_erasing=0.25, mixup=0.8, cutmix=1.0, mixup_kind="timm",
+    )  # fmt: skip

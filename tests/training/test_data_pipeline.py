@@ -1,28 +1,20 @@
-"""The TFDS sources, and the batches that are made of any source."""
-
-import contextlib
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""The batches that are made of any source."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
 from keras_vit import Preprocessing
 from training.augmentation.config import Augmentation
 from training.data import (
+    Share,
     evaluation_batches,
     load_source,
     steps_per_epoch,
-    tfds_source,
     training_batches,
+    validation_batches,
 )
-from training.data.digits import Digits
 from training.data.source import DataSource
-from training.data.tfds_source import TfdsSource, open_tfds
 
 
 class NumberedSource(DataSource):
@@ -36,11 +28,11 @@ class NumberedSource(DataSource):
     def examples(self, split):
         return self._read(tf.data.Dataset.range(self.splits[split]))
 
-    def shuffled(self, split, seed):
+    def shuffled(self, split, seed, start=0):
         order = tf.random.experimental.stateless_shuffle(
             tf.range(self.splits[split], dtype=tf.int64), tf.stack([seed, 0])
         )
-        return self._read(tf.data.Dataset.from_tensor_slices(order))
+        return self._read(tf.data.Dataset.from_tensor_slices(order[start:]))
 
     def _read(self, numbers):
         red = tf.constant([1, 0, 0], tf.int64)
@@ -57,8 +49,8 @@ class NumberedSource(DataSource):
 PLAIN = Preprocessing(4, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), crop_fraction=1.0)
 
 
-def numbers(images):
-    return np.round(images[:, 0, 0, 0] * 255).astype(int).tolist()
+def numbers(images, weights):
+    return np.round(images[weights > 0][:, 0, 0, 0] * 255).astype(int).tolist()
 
 
 def batches_of(source, augmentation=None, preprocessing=PLAIN, **options):
@@ -69,246 +61,9 @@ def batches_of(source, augmentation=None, preprocessing=PLAIN, **options):
     )
 
 
-# === Digits ===
-
-
 @pytest.fixture(scope="module")
 def digits(embedded_data):
     return load_source("digits")
-
-
-def test_digits_have_their_splits_and_classes(digits):
-    assert digits.splits == {"train": 1437, "test": 360}
-    assert digits.labels == tuple("0123456789")
-
-
-def test_digits_are_those_of_scikit_learn_in_two_disjoint_stratified_splits(digits):
-    from sklearn.datasets import load_digits
-
-    found, counts = {}, {}
-    for split in ("train", "test"):
-        examples = list(digits.examples(split).as_numpy_iterator())
-        counts[split] = np.bincount([example["label"] for example in examples], minlength=10)
-        found[split] = sorted(
-            (tf.io.decode_png(example["image_bytes"]).numpy().tobytes(), int(example["label"]))
-            for example in examples
-        )
-    original = load_digits()
-    pixels = np.round(original.images * 255 / 16).astype(np.uint8)
-    expected = sorted(
-        (image.tobytes(), int(label)) for image, label in zip(pixels, original.target, strict=True)
-    )
-    # Each of the 1797 examples is in one split, once: together they are the whole set.
-    assert sorted(found["train"] + found["test"]) == expected
-    proportional = np.bincount(original.target) * 360 / 1797
-    assert np.abs(counts["test"] - proportional).max() <= 1
-
-
-def test_an_example_of_digits_is_an_undecoded_png_with_a_name(digits):
-    examples = list(digits.examples("test").take(20).as_numpy_iterator())
-    for example in examples:
-        assert example["image_bytes"].startswith(b"\x89PNG")
-        assert tf.io.decode_png(example["image_bytes"]).shape == (8, 8, 1)
-        assert example["label"].dtype == np.int64
-    assert len({example["name"] for example in examples}) == 20
-
-
-def test_a_tfds_source_shuffles_by_the_seed(digits):
-    def names(seed):
-        dataset = digits.shuffled("test", tf.constant(seed, tf.int64))
-        return next(dataset.batch(360).as_numpy_iterator())["name"].tolist()
-
-    first, again, other = names(0), names(0), names(1)
-    in_order = next(digits.examples("test").batch(360).as_numpy_iterator())["name"].tolist()
-    assert first == again
-    assert first != other
-    assert first != in_order
-    assert sorted(first) == sorted(in_order)
-
-
-@pytest.mark.slow
-def test_two_processes_may_prepare_digits_at_the_same_time(tmp_path):
-    code = "import sys; from training.data import load_source; "
-    code += "print(load_source('digits', data_dir=sys.argv[1]).splits)"
-    root = Path(__file__).parents[2]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path / "data")],
-            cwd=root,
-            env=os.environ | {"PYTHONPATH": str(root)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    for process in processes:
-        out, errors = process.communicate(timeout=200)
-        assert process.returncode == 0, errors
-        assert "{'train': 1437, 'test': 360}" in out
-
-
-def test_digits_that_another_process_prepares_while_one_waits_are_opened(tmp_path, monkeypatch):
-    wait = tfds_source._one_at_a_time
-
-    @contextlib.contextmanager
-    def wait_long(directory):
-        with wait(directory):
-            Digits(data_dir=str(tmp_path)).download_and_prepare()
-            yield
-
-    monkeypatch.setattr(tfds_source, "_one_at_a_time", wait_long)
-    assert load_source("digits", data_dir=tmp_path).splits == {"train": 1437, "test": 360}
-
-
-# === Other specs ===
-
-
-@pytest.mark.parametrize("spec", ["", "digit", "digits:", "folder:", "tfds:", "photos", "http://x"])
-def test_an_unknown_spec_is_refused_with_the_known_ones(spec):
-    with pytest.raises(ValueError, match="give digits, folder:PATH or tfds:NAME") as error:
-        load_source(spec)
-    assert repr(spec) in str(error.value)
-
-
-def test_an_unknown_tfds_name_suggests_the_nearest(tmp_path):
-    with pytest.raises(ValueError, match=r"no data set 'mnits'.* Did you mean .*mnist"):
-        load_source("tfds:mnits", data_dir=tmp_path)
-
-
-# === Any TFDS data set ===
-
-
-class _TinyBuilder(tfds.core.GeneratorBasedBuilder):
-    """What the data sets of these tests share."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    SPLITS = {"train": 6, "test": 2}  # noqa: RUF012
-    FEATURES = staticmethod(
-        lambda: {
-            "image": tfds.features.Image(shape=(None, None, 3)),
-            "label": tfds.features.ClassLabel(names=["dark", "light"]),
-        }
-    )
-
-    def _info(self):
-        return tfds.core.DatasetInfo(
-            builder=self, features=tfds.features.FeaturesDict(self.FEATURES())
-        )
-
-    def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(count) for split, count in self.SPLITS.items()}
-
-    def _generate_examples(self, count):
-        for i in range(count):
-            image = np.full((5 + i, 7, 3), 200 * (i % 2), np.uint8)
-            example = {"image": image, "label": i % 2, "text": "words"}
-            yield i, {name: example[name] for name in self.FEATURES()}
-
-
-class TinyLights(_TinyBuilder):
-    """Dark and light pictures."""
-
-
-class TinyLightsValidated(_TinyBuilder):
-    """With a validation split in the place of a test split."""
-
-    SPLITS = {"train": 4, "validation": 3}  # noqa: RUF012
-
-
-class TinyLightsUntested(_TinyBuilder):
-    """Without anything to test on."""
-
-    SPLITS = {"train": 4}  # noqa: RUF012
-
-
-class TinyLightsSecret(_TinyBuilder):
-    """A test split without labels, as ImageNet has."""
-
-    SPLITS = {"train": 4, "validation": 3, "test": 5}  # noqa: RUF012
-
-    def _generate_examples(self, count):
-        for i, example in super()._generate_examples(count):
-            yield i, example | ({"label": -1} if count == self.SPLITS["test"] else {})
-
-
-class TinyLightsByHand(_TinyBuilder):
-    """Files that only a person may fetch, as ImageNet's."""
-
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "post an order to the archive"
-
-    def _split_generators(self, dl_manager):
-        return {"train": self._generate_examples(len(list(dl_manager.manual_dir.iterdir())))}
-
-
-class TinyTexts(_TinyBuilder):
-    """Not an image classification set."""
-
-    FEATURES = staticmethod(
-        lambda: {
-            "text": tfds.features.Text(),
-            "label": tfds.features.ClassLabel(names=["dark", "light"]),
-        }
-    )
-
-
-class TinyUnlabelled(_TinyBuilder):
-    """Labels that are mere numbers."""
-
-    FEATURES = staticmethod(
-        lambda: {"image": tfds.features.Image(shape=(None, None, 3)), "label": np.int64}
-    )
-
-
-def test_a_tfds_data_set_is_prepared_and_opened_by_its_name(tmp_path):
-    source = load_source("tfds:tiny_lights", data_dir=tmp_path)
-    assert source.spec == "tfds:tiny_lights"
-    assert source.labels == ("dark", "light")
-    assert source.splits == {"train": 6, "test": 2}
-    labels = [int(example["label"]) for example in source.examples("train").as_numpy_iterator()]
-    assert sorted(labels) == [0, 0, 0, 1, 1, 1]
-    for images, labels in evaluation_batches(source, "train", PLAIN, batch_size=4):
-        np.testing.assert_allclose(images[:, 0, 0, 0], labels.numpy() * 200 / 255, atol=1e-6)
-
-
-def test_a_prepared_tfds_data_set_is_opened_without_writing(tmp_path):
-    open_tfds("tiny_lights", tmp_path)
-    for lock in tmp_path.rglob("*.lock"):
-        lock.unlink()
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    assert open_tfds("tiny_lights", tmp_path).splits == {"train": 6, "test": 2}
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-
-
-def test_a_validation_split_stands_in_for_a_missing_test_split(tmp_path):
-    source = open_tfds("tiny_lights_validated", tmp_path)
-    assert source.splits["test"] == 3
-    assert len(list(source.examples("test"))) == 3
-
-
-def test_a_tfds_data_set_without_a_test_split_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"has the splits train, but train and test"):
-        open_tfds("tiny_lights_untested", tmp_path)
-
-
-def test_a_test_split_with_secret_labels_gives_way_to_the_validation_split(tmp_path):
-    source = open_tfds("tiny_lights_secret", tmp_path)
-    assert source.splits["test"] == 3
-    labels = {int(example["label"]) for example in source.examples("test").as_numpy_iterator()}
-    assert labels == {0, 1}
-
-
-def test_a_tfds_data_set_to_be_fetched_by_hand_says_how(tmp_path):
-    with pytest.raises(ValueError, match=r"not prepared in .*\spost an order to the archive"):
-        load_source("tfds:tiny_lights_by_hand", data_dir=tmp_path)
-
-
-@pytest.mark.parametrize("builder_class", [TinyTexts, TinyUnlabelled])
-def test_a_tfds_data_set_without_image_and_class_label_is_refused(builder_class, tmp_path):
-    builder = builder_class(data_dir=str(tmp_path))
-    with pytest.raises(ValueError, match="tiny is not an image classification set") as error:
-        TfdsSource("tiny", builder)
-    assert ", ".join(builder.info.features) in str(error.value)
 
 
 # === Training batches ===
@@ -317,34 +72,40 @@ def test_a_tfds_data_set_without_image_and_class_label_is_refused(builder_class,
 def test_an_epoch_has_every_example_once_and_the_targets_follow():
     batches = batches_of(NumberedSource())
     assert len(batches) == 3
-    seen = [number for images, _ in batches for number in numbers(images)]
+    seen = [number for images, _, weights in batches for number in numbers(images, weights)]
     assert sorted(seen) == list(range(24))
-    for images, targets in batches:
-        assert images.dtype == targets.dtype == np.float32
-        np.testing.assert_array_equal(targets, np.eye(3)[[n % 3 for n in numbers(images)]])
+    for images, targets, weights in batches:
+        assert images.dtype == targets.dtype == weights.dtype == np.float32
+        expected = np.eye(3)[[n % 3 for n in numbers(images, weights)]]
+        np.testing.assert_array_equal(targets, expected)
 
 
 def test_digits_give_every_example_once_in_an_epoch(digits):
     preprocessing = PLAIN.replace(image_size=8)
     batches = batches_of(digits, preprocessing=preprocessing, batch_size=479)
     assert len(batches) == 3  # 1437 = 3 x 479
-    seen = sorted(image.tobytes() for images, _ in batches for image in images)
+    seen = sorted(image.tobytes() for images, _, _ in batches for image in images)
     expected = evaluation_batches(digits, "train", preprocessing, batch_size=479)
     assert seen == sorted(image.tobytes() for images, _ in expected for image in images.numpy())
 
 
-def test_the_tail_of_an_epoch_waits_for_another():
+def test_the_last_batch_of_an_epoch_is_filled_up_with_blanks():
     source = NumberedSource()
     batches = batches_of(source, batch_size=7, epochs=2)
-    assert [len(images) for images, _ in batches] == [7] * 6
-    assert steps_per_epoch(source, 7) == 3
-    for epoch in (batches[:3], batches[3:]):
-        assert len({number for images, _ in epoch for number in numbers(images)}) == 21
+    assert steps_per_epoch(source, 7) == 4
+    assert [len(images) for images, _, _ in batches] == [7] * 8
+    assert [weights.sum() for _, _, weights in batches] == [7, 7, 7, 3] * 2
+    for epoch in (batches[:4], batches[4:]):
+        seen = [number for images, _, weights in epoch for number in numbers(images, weights)]
+        assert sorted(seen) == list(range(24))
+    images, targets, weights = batches[3]
+    assert not images[weights == 0].any()
+    assert not targets[weights == 0].any()
 
 
 def test_epochs_and_seeds_differ_in_their_order():
     orders = [
-        tuple(number for images, _ in batches for number in numbers(images))
+        tuple(number for images, _, weights in batches for number in numbers(images, weights))
         for seed in (0, 1)
         for epochs in [batches_of(NumberedSource(), seed=seed, epochs=3)]
         for batches in (epochs[:3], epochs[3:6], epochs[6:])
@@ -352,29 +113,80 @@ def test_epochs_and_seeds_differ_in_their_order():
     assert len(set(orders)) == 6
 
 
+def test_repeated_augmentation_sees_fewer_images_more_often():
+    source = NumberedSource()
+    augmentation = Augmentation(repeats=3)
+    batches = batches_of(source, augmentation)
+    seen = [number for images, _, weights in batches for number in numbers(images, weights)]
+    assert len(seen) == 24
+    assert sorted(np.unique(seen, return_counts=True)[1]) == [3] * 8
+    resumed = batches_of(source, augmentation, start_step=1)
+    assert [numbers(i, w) for i, _, w in resumed] == [numbers(i, w) for i, _, w in batches[1:]]
+
+
 RANDOM = Augmentation(crop="shift", randaugment_layers=1, mixup=0.5)
 
 
 @pytest.fixture(scope="module")
 def three_epochs(digits):
-    """Three epochs of digits with every kind of change: 3 x 2 batches."""
+    """Three epochs of digits with every kind of change: 3 x 3 batches."""
     return batches_of(digits, RANDOM, Preprocessing(8), batch_size=600, epochs=3)
 
 
-def test_a_resumed_run_sees_the_third_epoch_bit_for_bit(digits, three_epochs):
-    resumed = batches_of(digits, RANDOM, Preprocessing(8), batch_size=600, epochs=3, start_epoch=2)
-    assert len(resumed) == 2
-    for ours, theirs in zip(resumed, three_epochs[4:], strict=True):
-        np.testing.assert_array_equal(ours[0], theirs[0])
-        np.testing.assert_array_equal(ours[1], theirs[1])
+def assert_equal_batches(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(2, 0), (1, 1), (1, 2)])
+def test_a_resumed_run_sees_what_is_left_bit_for_bit(digits, three_epochs, epoch, step):
+    resumed = batches_of(
+        digits,
+        RANDOM,
+        Preprocessing(8),
+        batch_size=600,
+        epochs=3,
+        start_epoch=epoch,
+        start_step=step,
+    )
+    assert_equal_batches(resumed, three_epochs[3 * epoch + step :])
+
+
+TIMM = Augmentation(mixup_kind="timm", mixup=0.8, cutmix=1.0)
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(), RANDOM, TIMM])
+@pytest.mark.parametrize(("batch_size", "count"), [(600, 2), (600, 3), (1200, 3)])
+def test_the_shares_of_several_processes_are_parts_of_what_one_sees(
+    digits, augmentation, batch_size, count
+):
+    options = {"preprocessing": Preprocessing(8), "batch_size": batch_size, "epochs": 2}
+    whole = batches_of(digits, augmentation, **options)
+    shares = [
+        batches_of(digits, augmentation, share=Share(index, count), **options)
+        for index in range(count)
+    ]
+    joined = [
+        tuple(np.concatenate(parts) for parts in zip(*batches, strict=True))
+        for batches in zip(*shares, strict=True)
+    ]
+    for ours, theirs in zip(joined, whole, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_a_batch_that_the_workers_cannot_share_is_refused():
+    with pytest.raises(ValueError, match="batch_size=8 is not a multiple of the 3 workers"):
+        batches_of(NumberedSource(), share=Share(0, 3))
 
 
 def test_each_batch_is_mixed_by_a_share_of_its_own(three_epochs):
-    largest = {float(targets.max()) for _, targets in three_epochs if targets.max() < 1}
-    shares = {float(np.sort(np.unique(targets))[-2]) for _, targets in three_epochs}
+    largest = {float(targets.max()) for _, targets, _ in three_epochs if targets.max() < 1}
+    shares = {float(np.sort(np.unique(targets))[-2]) for _, targets, _ in three_epochs}
     assert len(largest | shares) >= 6
-    for _, targets in three_epochs:
-        np.testing.assert_allclose(targets.sum(axis=1), 1, atol=1e-5)
+    for _, targets, weights in three_epochs:
+        np.testing.assert_allclose(targets.sum(axis=1), weights, atol=1e-5)
 
 
 def test_the_same_picture_changes_from_place_to_place_and_from_epoch_to_epoch():
@@ -390,7 +202,7 @@ def test_the_same_picture_changes_from_place_to_place_and_from_epoch_to_epoch():
     )
     augmentation = Augmentation(crop="inception")
     batches = batches_of(source, augmentation, Preprocessing(9), epochs=2)
-    pictures = {image.tobytes() for images, _ in batches for image in images}
+    pictures = {image.tobytes() for images, _, _ in batches for image in images}
     assert len(pictures) == 16
 
 
@@ -405,7 +217,7 @@ def test_a_batch_that_is_larger_than_the_training_split_is_refused(function):
 
 
 def test_a_batch_may_be_the_whole_training_split():
-    assert [len(images) for images, _ in batches_of(NumberedSource(), batch_size=24)] == [24]
+    assert [len(images) for images, _, _ in batches_of(NumberedSource(), batch_size=24)] == [24]
 
 
 # === Evaluation batches ===
@@ -414,7 +226,8 @@ def test_a_batch_may_be_the_whole_training_split():
 def test_evaluation_sees_every_example_once_in_order_with_the_tail():
     batches = list(evaluation_batches(NumberedSource(), "test", PLAIN, batch_size=10))
     assert [len(labels) for _, labels in batches] == [10, 10, 3]
-    assert [n for images, _ in batches for n in numbers(images.numpy())] == list(range(23))
+    seen = [n for images, _ in batches for n in numbers(images.numpy(), np.ones(len(images)))]
+    assert seen == list(range(23))
     assert [int(label) for _, labels in batches for label in labels] == [n % 3 for n in range(23)]
 
 
@@ -423,3 +236,24 @@ def test_evaluation_gives_the_images_of_the_preprocessing(digits):
     images, _ = next(iter(evaluation_batches(digits, "test", preprocessing, batch_size=5)))
     for image, example in zip(images, digits.examples("test"), strict=False):
         np.testing.assert_array_equal(image, preprocessing(example["image_bytes"]))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_validation_batches_have_one_size_and_every_example_once(count):
+    source = NumberedSource()
+    shares = [
+        list(
+            validation_batches(
+                source, "test", PLAIN, batch_size=10, share=Share(index, count)
+            ).as_numpy_iterator()
+        )
+        for index in range(count)
+    ]
+    assert all(len(images) == 10 // count for share in shares for images, _, _ in share)
+    seen = [
+        number
+        for batches in zip(*shares, strict=True)
+        for images, _, weights in batches
+        for number in numbers(images, weights)
+    ]
+    assert seen == list(range(23))

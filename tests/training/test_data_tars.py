@@ -104,17 +104,11 @@ def test_a_folder_of_train_and_test_shards(numbered, png, tmp_path):
     assert report == ""
 
 
-@pytest.mark.parametrize(
-    "pattern", ["{train,val}-{000..001}.tar", "*.tar", "{train-{000..001},val*}.tar"]
-)
+@pytest.mark.parametrize("pattern", ["{train,val}-{000..001}.tar", "*.tar"])
 def test_a_pattern_names_the_shards(numbered, tmp_path, pattern):
     for number, split in enumerate(("train", "val")):
         for place in range(2):
             numbered(f"{split}-{place:03}.tar", range(20 * number + 5 * place, 20 * number + 5))
-    if pattern.count("{") == 3:  # braces in braces are not understood
-        with pytest.raises(ValueError, match="names no files|are missing"):
-            opened(tmp_path / pattern)
-        return
     assert opened(tmp_path / pattern)[0].splits == {"train": 5, "test": 5}
 
 
@@ -193,13 +187,13 @@ def test_wrong_labels_are_named(numbered, tmp_path):
     (tmp_path / "classes.txt").write_text("cat\ndog\ncat\n")
     with pytest.raises(ValueError, match="names cat more than once"):
         opened(tmp_path / "all.tar")
-    numbered("all.tar", range(20), lambda number: number - 1)
-    (tmp_path / "classes.txt").write_text("\n".join(f"class {i}" for i in range(19)))
-    with pytest.raises(ValueError, match=r"labels outside 0 … 18.* with -1\."):
+    numbered("all.tar", range(20), lambda number: number % 2 - 1)
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    with pytest.raises(ValueError, match=r"labels outside 0 … 1, .* with -1\."):
         opened(tmp_path / "all.tar")
     (tmp_path / "classes.txt").unlink()
     numbered("all.tar", range(20), lambda number: (number, "cat")[number % 2])
-    with pytest.raises(ValueError, match="labels that are names .* and others that are numbers"):
+    with pytest.raises(ValueError, match=r"labels that are names .* and others that are numbers"):
         opened(tmp_path / "all.tar")
 
 
@@ -256,9 +250,10 @@ def test_examples_that_cannot_be_used_are_named(shard, png, tmp_path):
 def test_a_shard_that_is_cut_short_is_named(numbered, tmp_path):
     numbered("train-0.tar", range(20))
     test = numbered("test-0.tar", range(20, 30))
-    test.write_bytes(test.read_bytes()[: 512 * 2 * 2 * 5 + 600])
-    with pytest.raises(ValueError, match=r"test-0.tar/025.png: its shard is cut short"):
+    test.write_bytes(test.read_bytes()[: 512 * 2 * 2 * 5 + 540])
+    with pytest.raises(ValueError, match=r"test-0.tar/025.png: its shard is cut short") as error:
         opened(tmp_path, bad_images="refuse")
+    assert f"{test}/…: the shard is cut short or damaged here" in str(error.value)
 
 
 @pytest.mark.parametrize("mode", ["w:gz", None])

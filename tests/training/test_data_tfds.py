@@ -1,6 +1,9 @@
-"""Data sets of TFDS: formats, orders, splits, damage."""
+"""The TFDS sources."""
 
-import importlib.util
+import contextlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,225 +11,255 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from training.data import load_source, tfds_readers
-from training.data.records.pack import pack
-from training.data.tfds_source import TfdsSource
+from training.data import (
+    evaluation_batches,
+    load_source,
+    tfds_source,
+)
+from training.data.digits import Digits
+from training.data.tfds_source import TfdsSource, open_tfds
 
-COUNT = 60
+# === Digits ===
 
 
-class NumberedPictures(tfds.core.GeneratorBasedBuilder):
-    """Pictures whose every pixel is the example's number, and whose class is its last bit."""
+@pytest.fixture(scope="module")
+def digits(embedded_data):
+    return load_source("digits")
+
+
+def test_digits_have_their_splits_and_classes(digits):
+    assert digits.splits == {"train": 1437, "test": 360}
+    assert digits.labels == tuple("0123456789")
+
+
+def test_digits_are_those_of_scikit_learn_in_two_disjoint_stratified_splits(digits):
+    from sklearn.datasets import load_digits
+
+    found, counts = {}, {}
+    for split in ("train", "test"):
+        examples = list(digits.examples(split).as_numpy_iterator())
+        counts[split] = np.bincount([example["label"] for example in examples], minlength=10)
+        found[split] = sorted(
+            (tf.io.decode_png(example["image_bytes"]).numpy().tobytes(), int(example["label"]))
+            for example in examples
+        )
+    original = load_digits()
+    pixels = np.round(original.images * 255 / 16).astype(np.uint8)
+    expected = sorted(
+        (image.tobytes(), int(label)) for image, label in zip(pixels, original.target, strict=True)
+    )
+    # Each of the 1797 examples is in one split, once: together they are the whole set.
+    assert sorted(found["train"] + found["test"]) == expected
+    proportional = np.bincount(original.target) * 360 / 1797
+    assert np.abs(counts["test"] - proportional).max() <= 1
+
+
+def test_an_example_of_digits_is_an_undecoded_png_with_a_name(digits):
+    examples = list(digits.examples("test").take(20).as_numpy_iterator())
+    for example in examples:
+        assert example["image_bytes"].startswith(b"\x89PNG")
+        assert tf.io.decode_png(example["image_bytes"]).shape == (8, 8, 1)
+        assert example["label"].dtype == np.int64
+    assert len({example["name"] for example in examples}) == 20
+
+
+def test_a_tfds_source_shuffles_by_the_seed(digits):
+    def names(seed):
+        dataset = digits.shuffled("test", tf.constant(seed, tf.int64))
+        return next(dataset.batch(360).as_numpy_iterator())["name"].tolist()
+
+    first, again, other = names(0), names(0), names(1)
+    in_order = next(digits.examples("test").batch(360).as_numpy_iterator())["name"].tolist()
+    assert first == again
+    assert first != other
+    assert first != in_order
+    assert sorted(first) == sorted(in_order)
+
+
+@pytest.mark.slow
+def test_two_processes_may_prepare_digits_at_the_same_time(tmp_path):
+    code = "import sys; from training.data import load_source; "
+    code += "print(load_source('digits', data_dir=sys.argv[1]).splits)"
+    root = Path(__file__).parents[2]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "data")],
+            cwd=root,
+            env=os.environ | {"PYTHONPATH": str(root)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        out, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors
+        assert "{'train': 1437, 'test': 360}" in out
+
+
+def test_digits_that_another_process_prepares_while_one_waits_are_opened(tmp_path, monkeypatch):
+    wait = tfds_source._one_at_a_time
+
+    @contextlib.contextmanager
+    def wait_long(directory):
+        with wait(directory):
+            Digits(data_dir=str(tmp_path)).download_and_prepare()
+            yield
+
+    monkeypatch.setattr(tfds_source, "_one_at_a_time", wait_long)
+    assert load_source("digits", data_dir=tmp_path).splits == {"train": 1437, "test": 360}
+
+
+# === Other specs ===
+
+
+@pytest.mark.parametrize("spec", ["", "digit", "digits:", "folder:", "tfds:", "photos", "http://x"])
+def test_an_unknown_spec_is_refused_with_the_known_ones(spec):
+    with pytest.raises(ValueError, match="give digits, folder:PATH or tfds:NAME") as error:
+        load_source(spec)
+    assert repr(spec) in str(error.value)
+
+
+def test_an_unknown_tfds_name_suggests_the_nearest(tmp_path):
+    with pytest.raises(ValueError, match=r"no data set 'mnits'.* Did you mean .*mnist"):
+        load_source("tfds:mnits", data_dir=tmp_path)
+
+
+# === Any TFDS data set ===
+
+
+# Pixels come out as they are.
+PLAIN = Preprocessing(4, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), crop_fraction=1.0)
+
+
+class _TinyBuilder(tfds.core.GeneratorBasedBuilder):
+    """What the data sets of these tests share."""
 
     VERSION = tfds.core.Version("1.0.0")
-    SPLITS = {"train": COUNT, "test": 10}  # noqa: RUF012
-    ORDERED = False
+    SPLITS = {"train": 6, "test": 2}  # noqa: RUF012
+    FEATURES = staticmethod(
+        lambda: {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "label": tfds.features.ClassLabel(names=["dark", "light"]),
+        }
+    )
 
     def _info(self):
-        features = {
-            "image": tfds.features.Image(shape=(2, 2, 1), encoding_format="png"),
-            "label": tfds.features.ClassLabel(names=["even", "odd"]),
-        }
         return tfds.core.DatasetInfo(
-            builder=self,
-            features=tfds.features.FeaturesDict(features),
-            disable_shuffling=self.ORDERED,
+            builder=self, features=tfds.features.FeaturesDict(self.FEATURES())
         )
 
     def _split_generators(self, dl_manager):
         return {split: self._generate_examples(count) for split, count in self.SPLITS.items()}
 
     def _generate_examples(self, count):
-        for number in range(count):
-            label = -1 if number == self.unlabelled else number % 2
-            yield number, {"image": np.full((2, 2, 1), number, np.uint8), "label": label}
+        for i in range(count):
+            image = np.full((5 + i, 7, 3), 200 * (i % 2), np.uint8)
+            example = {"image": image, "label": i % 2, "text": "words"}
+            yield i, {name: example[name] for name in self.FEATURES()}
 
-    unlabelled = None
+
+class TinyLights(_TinyBuilder):
+    """Dark and light pictures."""
 
 
-class NumberedUntested(NumberedPictures):
+class TinyLightsValidated(_TinyBuilder):
+    """With a validation split in the place of a test split."""
+
+    SPLITS = {"train": 4, "validation": 3}  # noqa: RUF012
+
+
+class TinyLightsUntested(_TinyBuilder):
     """Without anything to test on."""
 
-    SPLITS = {"train": COUNT}  # noqa: RUF012
+    SPLITS = {"train": 4}  # noqa: RUF012
 
 
-class NumberedInOrder(NumberedUntested):
-    """In the order of its source."""
+class TinyLightsSecret(_TinyBuilder):
+    """A test split without labels, as ImageNet has."""
 
-    ORDERED = True
+    SPLITS = {"train": 4, "validation": 3, "test": 5}  # noqa: RUF012
 
-
-class NumberedUnlabelled(NumberedPictures):
-    """With an example whose label is not known."""
-
-    unlabelled = 41
+    def _generate_examples(self, count):
+        for i, example in super()._generate_examples(count):
+            yield i, example | ({"label": -1} if count == self.SPLITS["test"] else {})
 
 
-@pytest.fixture(params=["tfrecord", "array_record"])
-def prepared(request, tmp_path):
-    """A function that prepares a set in a format, in four shards: builder class -> builder."""
+class TinyLightsByHand(_TinyBuilder):
+    """Files that only a person may fetch, as ImageNet's."""
 
-    def make(builder_class=NumberedPictures, file_format=request.param):
-        config = tfds.download.DownloadConfig(num_shards=4)
-        builder = builder_class(data_dir=str(tmp_path), file_format=file_format)
-        builder.download_and_prepare(download_config=config)
-        return builder
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "post an order to the archive"
 
-    make.file_format = request.param
-    return make
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(len(list(dl_manager.manual_dir.iterdir())))}
 
 
-@pytest.fixture
-def records(prepared):
-    """As `prepared`, in TFRecords only."""
-    if prepared.file_format != "tfrecord":
-        pytest.skip("about TFRecords")
-    return prepared
+class TinyTexts(_TinyBuilder):
+    """Not an image classification set."""
+
+    FEATURES = staticmethod(
+        lambda: {
+            "text": tfds.features.Text(),
+            "label": tfds.features.ClassLabel(names=["dark", "light"]),
+        }
+    )
 
 
-def numbers(dataset):
-    return [
-        int(tf.io.decode_png(example["image_bytes"])[0, 0, 0]) if example["image_bytes"] else None
-        for example in dataset.as_numpy_iterator()
-    ]
+class TinyUnlabelled(_TinyBuilder):
+    """Labels that are mere numbers."""
+
+    FEATURES = staticmethod(
+        lambda: {"image": tfds.features.Image(shape=(None, None, 3)), "label": np.int64}
+    )
 
 
-def order(source, seed, start=0):
-    return numbers(source.shuffled("train", tf.constant(seed, tf.int64), start))
+def test_a_tfds_data_set_is_prepared_and_opened_by_its_name(tmp_path):
+    source = load_source("tfds:tiny_lights", data_dir=tmp_path)
+    assert source.spec == "tfds:tiny_lights"
+    assert source.labels == ("dark", "light")
+    assert source.splits == {"train": 6, "test": 2}
+    labels = [int(example["label"]) for example in source.examples("train").as_numpy_iterator()]
+    assert sorted(labels) == [0, 0, 0, 1, 1, 1]
+    for images, labels in evaluation_batches(source, "train", PLAIN, batch_size=4):
+        np.testing.assert_allclose(images[:, 0, 0, 0], labels.numpy() * 200 / 255, atol=1e-6)
 
 
-# === Orders, in both formats ===
+def test_a_prepared_tfds_data_set_is_opened_without_writing(tmp_path):
+    open_tfds("tiny_lights", tmp_path)
+    for lock in tmp_path.rglob("*.lock"):
+        lock.unlink()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert open_tfds("tiny_lights", tmp_path).splits == {"train": 6, "test": 2}
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-def test_every_example_comes_once_with_its_label_and_a_name_of_its_own(prepared):
-    source = TfdsSource("numbered", prepared())
-    assert source.splits == {"train": COUNT, "test": 10}
-    examples = list(source.examples("train").as_numpy_iterator())
-    assert sorted(numbers(source.examples("train"))) == list(range(COUNT))
-    assert numbers(source.examples("train")) == numbers(source.examples("train"))
-    assert len({example["name"] for example in examples}) == COUNT
-    for example in examples:
-        assert example["label"] == int(tf.io.decode_png(example["image_bytes"])[0, 0, 0]) % 2
-        assert example["label"].dtype == np.int64
+def test_a_validation_split_stands_in_for_a_missing_test_split(tmp_path):
+    source = open_tfds("tiny_lights_validated", tmp_path)
+    assert source.splits["test"] == 3
+    assert len(list(source.examples("test"))) == 3
 
 
-def test_shuffled_gives_every_example_once_and_starts_anywhere(prepared):
-    source = TfdsSource("numbered", prepared())
-    assert sorted(order(source, 1)) == list(range(COUNT))
-    assert order(source, 1) == order(source, 1)
-    assert order(source, 1) != order(source, 2)
-    assert order(source, 1) != numbers(source.examples("train"))
-    assert order(source, 1, 17) == order(source, 1, tf.constant(17, tf.int64))
-    assert order(source, 1, 17) == order(source, 1)[17:]
-    epochs = tf.data.Dataset.range(2).flat_map(lambda e: source.shuffled("train", e, 57 + e))
-    assert numbers(epochs) == order(source, 0)[57:] + order(source, 1)[58:]
+def test_a_tfds_data_set_without_a_test_split_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"has the splits train, but train and test"):
+        open_tfds("tiny_lights_untested", tmp_path)
 
 
-def test_a_set_beyond_the_buffer_is_mixed_over_all_its_shards(records, monkeypatch):
-    monkeypatch.setattr(tfds_readers, "_SHUFFLE_BUFFER", 8)
-    source = TfdsSource("numbered", records())
-    shard_of = {
-        example["name"]: example["name"].decode().split("-of-")[0][-1]
-        for example in source.examples("train").as_numpy_iterator()
-    }
-
-    def shards(seed):
-        dataset = source.shuffled("train", tf.constant(seed, tf.int64))
-        return [shard_of[example["name"]] for example in dataset.as_numpy_iterator()]
-
-    assert sorted(order(source, 1)) == list(range(COUNT))
-    assert order(source, 1) == order(source, 1) != order(source, 2)
-    assert set(shards(1)[:16]) == set("0123")
-    assert order(source, 1, 30) == order(source, 1)[30:]
+def test_a_test_split_with_secret_labels_gives_way_to_the_validation_split(tmp_path):
+    source = open_tfds("tiny_lights_secret", tmp_path)
+    assert source.splits["test"] == 3
+    labels = {int(example["label"]) for example in source.examples("test").as_numpy_iterator()}
+    assert labels == {0, 1}
 
 
-# === Splits ===
+def test_a_tfds_data_set_to_be_fetched_by_hand_says_how(tmp_path):
+    with pytest.raises(ValueError, match=r"not prepared in .*\spost an order to the archive"):
+        load_source("tfds:tiny_lights_by_hand", data_dir=tmp_path)
 
 
-def test_a_set_without_a_test_split_keeps_its_last_tenth(prepared):
-    lines = []
-    source = TfdsSource("numbered", prepared(NumberedUntested), lines.append)
-    assert source.splits == {"train": 54, "test": 6}
-    train, test = numbers(source.examples("train")), numbers(source.examples("test"))
-    assert sorted(train + test) == list(range(COUNT))
-    assert sorted(order(source, 3)) == sorted(train)
-    assert lines == [
-        "numbered has nothing to test on: the last 6 of its 60 training examples are kept for "
-        "testing."
-    ]
-
-
-def test_a_set_in_the_order_of_its_source_is_not_divided(records):
-    with pytest.raises(ValueError, match="has the splits train, but train and test"):
-        TfdsSource("numbered", records(NumberedInOrder))
-
-
-# === Formats ===
-
-
-def test_an_array_record_is_opened_by_its_name(prepared, tmp_path):
-    prepared()
-    source = load_source("tfds:numbered_pictures", data_dir=tmp_path)
-    assert sorted(numbers(source.examples("test"))) == list(range(10))
-
-
-def test_a_missing_package_is_named(prepared, monkeypatch):
-    builder = prepared(file_format="array_record")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install array_record"):
-        TfdsSource("numbered", builder)
-
-
-def test_another_format_is_refused(records, monkeypatch):
-    builder = records()
-    monkeypatch.setattr(builder.info, "_file_format", None, raising=False)
-    riegeli = tfds.core.file_adapters.FileFormat.RIEGELI
-    monkeypatch.setattr(type(builder.info), "file_format", property(lambda info: riegeli))
-    with pytest.raises(ValueError, match="prepared as riegeli, which cannot be read here"):
-        TfdsSource("numbered", builder)
-
-
-def test_a_set_can_be_packed(prepared, tmp_path):
-    source = TfdsSource("numbered", prepared())
-    pack(source, str(tmp_path / "packed"), shards=2)
-    packed = load_source(f"records:{tmp_path}/packed")
-    assert packed.labels == ("even", "odd")
-    assert sorted(numbers(packed.examples("train"))) == list(range(COUNT))
-
-
-# === Damage ===
-
-
-def shard_file(builder):
-    return Path(next(iter(builder.info.splits["train"].filepaths)))
-
-
-def test_a_damaged_shard_gives_its_other_examples_and_names_for_the_rest(records):
-    builder = records()
-    file = shard_file(builder)
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-    source = TfdsSource("numbered", builder)
-    for dataset in (source.examples("train"), source.shuffled("train", tf.constant(1, tf.int64))):
-        examples = list(dataset.as_numpy_iterator())
-        assert len(examples) == COUNT
-        lost = {e["name"].decode() for e in examples if not e["image_bytes"]}
-        assert 0 < len(lost) < builder.info.splits["train"].shard_lengths[0]
-        assert all(name.startswith(file.name) for name in lost)
-        assert len({e["name"] for e in examples}) == COUNT
-
-
-def test_a_missing_shard_stops_with_its_name(records):
-    builder = records()
-    source = TfdsSource("numbered", builder)
-    shard_file(builder).unlink()
-    with pytest.raises(tf.errors.OpError, match=f"{shard_file(builder).name} is missing"):
-        numbers(source.examples("train"))
-
-
-def test_a_label_that_is_no_class_stops_with_its_name(prepared):
-    source = TfdsSource("numbered", prepared(NumberedUnlabelled))
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"label is not in 0 … 1") as error:
-        numbers(source.examples("train"))
-    assert "__" in str(error.value)
+@pytest.mark.parametrize("builder_class", [TinyTexts, TinyUnlabelled])
+def test_a_tfds_data_set_without_image_and_class_label_is_refused(builder_class, tmp_path):
+    builder = builder_class(data_dir=str(tmp_path))
+    with pytest.raises(ValueError, match="tiny is not an image classification set") as error:
+        TfdsSource("tiny", builder)
+    assert ", ".join(builder.info.features) in str(error.value)

@@ -234,7 +234,7 @@ def test_the_files(tmp_path):
 def test_the_picture_loses_no_example(classes, size, tmp_path):
     confusion = np.random.default_rng(0).poisson(0.3, (classes, size))
     confusion[np.arange(classes), np.arange(classes)] += 5
-    confusion[min(7, classes - 1)] += 9  # the most confused class has a row of its own
+    confusion[min(7, classes - 1)] += 9  # a class of many confusions has a row of its own
     result = made_up(confusion)
     counts, names, columns = condense(result)
     assert counts.shape == (len(names), len(columns))
@@ -248,3 +248,23 @@ def test_the_picture_loses_no_example(classes, size, tmp_path):
         np.testing.assert_array_equal(counts, confusion)
     write_evaluation(result, tmp_path)
     assert (tmp_path / "confusion.png").stat().st_size > 1000
+
+
+def test_the_most_confused_pairs_are_shown():
+    confusion = 20 * np.eye(100, dtype=int)
+    for count, (one, other) in enumerate([(3, 90), (50, 4), (77, 78)], start=1):
+        confusion[one, other] += count
+    counts, names, columns = condense(made_up(confusion), most=4)
+    assert names == ["c4", "c50", "c77", "c78", "96 others"]
+    assert columns == ["c4", "c50", "c77", "c78", "others"]
+    assert counts.tolist() == [
+        [20, 0, 0, 0, 0],
+        [2, 20, 0, 0, 0],
+        [0, 0, 20, 3, 0],
+        [0, 0, 0, 20, 0],
+        [0, 0, 0, 0, 96 * 20 + 1],
+    ]
+    # Without a mistake there is no pair.
+    counts, names, _ = condense(made_up(np.eye(3, dtype=int)), most=2)
+    assert names == ["c0", "c1", "1 others"]
+    assert counts.tolist() == np.eye(3).tolist()

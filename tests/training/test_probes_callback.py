@@ -1,5 +1,6 @@
 """Features of real models, and probes while they train."""
 
+import contextlib
 import subprocess
 import sys
 
@@ -141,6 +142,28 @@ def test_probing_changes_no_weight(tiny_model, digits):
         weights.append([np.asarray(variable) for variable in model.variables])
     for with_probe, without in zip(*weights, strict=True):
         np.testing.assert_array_equal(with_probe, without)
+
+
+def test_the_moving_average_is_judged_where_there_is_one(tiny_model, digits):
+    """`TrainedModel.averaged_weights` puts it in the place of the weights for a while."""
+    model = tiny_model(num_classes=10)
+    weights = [np.asarray(variable) for variable in model.variables]
+
+    class Averaged:
+        @contextlib.contextmanager
+        def averaged_weights(self):
+            for variable in model.trainable_variables:
+                variable.assign(variable * 0)
+            yield
+            for variable, weight in zip(model.variables, weights, strict=True):
+                variable.assign(weight)
+
+    logs = [{}, {}]
+    for trained, entry in zip((Averaged(), None), logs, strict=True):
+        probe = ProbeCallback(model, digits, kinds=["knn"])
+        probe.set_model(trained)
+        probe.on_epoch_end(0, entry)
+    assert logs[0]["knn_top1"] < logs[1]["knn_top1"]
 
 
 def test_wrong_arguments_show_before_training(tiny_model, digits):

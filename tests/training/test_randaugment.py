@@ -105,13 +105,29 @@ def test_every_operation_has_a_reference():
 @pytest.mark.parametrize("magnitude", MAGNITUDES)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operation_equals_its_reference(name, magnitude, sign, photo):
-    image = photo(48, 64, seed=5)
+    # Smooth areas with the noise of a camera.
+    noise = np.random.default_rng(1).normal(0, 6, (48, 64, 3))
+    image = np.clip(photo(48, 64, seed=5) + noise, 0, 255).astype(np.uint8)
     ours = OPERATIONS[name](tf.constant(image), magnitude, tf.constant(sign), PLACE)
     expected = REFERENCES[name](image, magnitude, sign)
     assert ours.dtype == tf.uint8
     assert ours.shape == image.shape
     near = np.abs(ours.numpy().astype(int) - expected.astype(int)) <= 1
     assert near.all(axis=-1).mean() >= 0.99
+
+
+def test_a_threshold_above_255_solarises_nothing(photo):
+    image = photo(48, 64)
+    for magnitude in (10.0, 15.0, 20.0):  # 256, 384 and 512 would be 0, 128 and 0 in uint8
+        ours = OPERATIONS["Solarize"](tf.constant(image), magnitude, 1.0, PLACE)
+        np.testing.assert_array_equal(ours, image)
+
+
+@pytest.mark.parametrize("magnitude", [20.0, 30.0])
+def test_eight_bits_and_more_posterise_nothing(magnitude, photo):
+    image = photo(48, 64)
+    ours = OPERATIONS["Posterize"](tf.constant(image), magnitude, 1.0, PLACE)
+    np.testing.assert_array_equal(ours, image)
 
 
 @pytest.mark.parametrize("name", ["Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"])

@@ -194,9 +194,7 @@ def test_the_strength_is_normal_and_held_in_its_range(replaced):
 
 
 def test_signs_and_kernels_are_drawn_half_of_the_time_by_themselves(replaced):
-    replaced(
-        lambda n, pixels, s: tf.fill([1, 1, 3], s[1] + 1 + 4 * tf.cast(s[2], tf.float32))
-    )
+    replaced(lambda n, pixels, s: tf.fill([1, 1, 3], s[1] + 1 + 4 * tf.cast(s[2], tf.float32)))
     values = drawn(2000)
     counts = [(values[values != 200] == value).mean() for value in (0, 2, 4, 6)]
     assert counts == pytest.approx([0.25] * 4, abs=0.05)

@@ -130,7 +130,8 @@ def resize_small_crop(
     height, width = _resized_sides(preprocessing, resize_size)
     shape = tf.cast(tf.shape(pixels)[:2], tf.float32)
     factor = tf.reduce_max(tf.constant([height, width], tf.float32) / shape)
-    return _crop(_resize(pixels, tf.round(shape * factor), preprocessing), seed, preprocessing)
+    sides = tf.cast(tf.round(shape * factor), tf.int32)
+    return _crop(_resize(pixels, sides, preprocessing), seed, preprocessing)
 
 
 def resize_squash_crop(
@@ -156,7 +157,7 @@ def resize_squash_crop(
         >>> resize_squash_crop(tf.zeros([20, 30, 3], tf.uint8), seed, Preprocessing(14)).shape
         TensorShape([14, 14, 3])
     """
-    sides = tf.constant(_resized_sides(preprocessing, resize_size), tf.float32)
+    sides = tf.constant(_resized_sides(preprocessing, resize_size))
     return _crop(_resize(pixels, sides, preprocessing), seed, preprocessing)
 
 
@@ -214,7 +215,7 @@ def _resize(pixels: tf.Tensor, sides: tf.Tensor, preprocessing: Preprocessing) -
     """Resize to any size with the kernel of the evaluation: uint8 [h, w, 3] -> float32."""
     resized = tf.image.resize(
         pixels,
-        tf.cast(sides, tf.int32),
+        sides,
         method=preprocessing.interpolation,
         antialias=preprocessing.antialias,
     )

@@ -66,7 +66,7 @@ def gaussian_blur(pixels: tf.Tensor, radius: Number) -> tf.Tensor:
             y = tf.concat([first, first, x, last, last], axis=axis)
             taps = [_part(y, axis, step * i, size) for i in range(5)]
             x = inner * taps[2] + near * (taps[1] + taps[3]) + far * (taps[0] + taps[4])
-            x = tf.floor(x + 0.5)  # Pillow keeps whole levels in between
+            x = tf.floor(x + 0.4999)  # Pillow keeps whole levels, and rounds halves down
     return from_rows(x, pixels)
 
 

@@ -18,8 +18,8 @@ _LONGEST_NAME = 22
 def plot_confusion(evaluation: Evaluation, path: Path, title: str = "") -> None:
     """Draw the confusion matrix, a row for each class, coloured by its share of the row.
 
-    Above 40 classes only those of the most confusions have a row and a column of their own, and
-    all others share one.
+    Above 40 classes only those of the pairs that are most often confused have a row and a column
+    of their own, and all others share one.
 
     Args:
         evaluation: what to draw.
@@ -52,7 +52,7 @@ def plot_confusion(evaluation: Evaluation, path: Path, title: str = "") -> None:
     lines.append(f"top-1 {evaluation.top1:.4f} of {evaluation.examples:,} examples")
     if len(rows) < len(evaluation.class_outputs):
         lines.append(
-            f"the {len(rows) - 1} most confused of {len(evaluation.class_outputs):,} classes"
+            f"the most confused {len(rows) - 1} of {len(evaluation.class_outputs):,} classes"
         )
     axis.set_title("\n".join(lines), fontsize=10)
     with hidden_sibling(path) as temporary:
@@ -87,14 +87,10 @@ def condense(
                [0, 0, 1]])
     """
     square = evaluation.confusion[:, evaluation.class_outputs]  # [C, C]
-    num_classes = len(square)
-    right = np.diag(square)
-    mistakes = evaluation.confusion.sum(1) + square.sum(0) - 2 * right  # from it and to it, [C]
-    # The most confused, then in the order of the outputs.
-    kept = np.sort(np.argsort(-mistakes, kind="stable")[:most])
+    kept = np.sort(_most_confused(square)[:most])  # in the order of the outputs
     labels = evaluation.class_labels
     names = [labels[index] for index in kept]
-    left = np.setdiff1d(np.arange(num_classes), kept)
+    left = np.setdiff1d(np.arange(len(square)), kept)
     outside = evaluation.confusion.sum(1) - square[:, kept].sum(1)  # [C]
     rows, columns, counts = list(names), list(names), square[np.ix_(kept, kept)]
     if len(left):
@@ -105,6 +101,20 @@ def condense(
         column = np.append(outside[kept], outside[left].sum())[: len(counts)]
         counts = np.hstack([counts, column[:, None]])
     return counts, rows, columns
+
+
+def _most_confused(square: np.ndarray) -> np.ndarray:
+    """All classes, those of the pairs that are most often confused first: [C, C] -> int64 [C]."""
+    rows, columns = np.nonzero(square)  # few of many: an example is one at most
+    wrong = rows != columns
+    rows, columns = rows[wrong], columns[wrong]
+    size = len(square)
+    first, second = np.minimum(rows, columns), np.maximum(rows, columns)
+    pairs, pair_of = np.unique(first * size + second, return_inverse=True)  # [P]
+    counts = np.bincount(pair_of, square[rows, columns], minlength=len(pairs))  # [P]
+    strongest = pairs[np.argsort(-counts, kind="stable")]
+    classes = np.stack([strongest // size, strongest % size], axis=1)  # [P, 2]
+    return np.array(list(dict.fromkeys([*classes.ravel().tolist(), *range(size)])), np.int64)
 
 
 def _short(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -90,8 +91,10 @@ class ProbeCallback(keras.callbacks.Callback):
         done = epoch + 1
         is_last = done == (self.params or {}).get("epochs")
         if not self._last or done % self._every == 0 or is_last:
-            train = self._extract(self._source, "train", self._batch_size)
-            test = self._extract(self._source, self._split, self._batch_size)
+            # A `TrainedModel` is judged by the moving average of its weights where there is one.
+            with getattr(self.model, "averaged_weights", contextlib.nullcontext)():
+                train = self._extract(self._source, "train", self._batch_size)
+                test = self._extract(self._source, self._split, self._batch_size)
             self._last = run_probes(
                 train, test, len(self._source.labels), report=self._tell_once, **self._options
             )
