@@ -211,10 +211,11 @@ def write_metrics(path: Path, history: list[dict[str, float]]) -> None:
 
     Args:
         path: of the file.
-        history: one row for each epoch, all with the same keys.
+        history: one row for each epoch; a key that a row has not is left empty in it.
     """
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(history[0]) if history else ["epoch"])
+    names = dict.fromkeys(name for row in history for name in row)
+    writer = csv.DictWriter(text, fieldnames=list(names) or ["epoch"])
     writer.writeheader()
     writer.writerows(history)
     write_text(path, text.getvalue())

@@ -134,6 +134,20 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ProbeConfig:
+    """Probes of the frozen features while training goes on; their columns are in metrics.csv."""
+
+    every: int = 0
+    """After the first, each so many epochs, and the last; 0 for never."""
+
+    kinds: tuple[Literal["fewshot", "knn", "linear"], ...] = ("knn", "fewshot")
+    """Linear regression on a few examples of each class, nearest neighbours, or a linear layer."""
+
+    shots: tuple[int, ...] = (1, 5)
+    """Examples of each class for "fewshot"."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """A training run."""
 
@@ -186,6 +200,7 @@ class Recipe:
     distillation: DistillationConfig = dataclasses.field(default_factory=DistillationConfig)
     sharpness: SharpnessConfig = dataclasses.field(default_factory=SharpnessConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    probes: ProbeConfig = dataclasses.field(default_factory=ProbeConfig)
 
     def __post_init__(self) -> None:
         positive = {
@@ -206,6 +221,8 @@ class Recipe:
             raise ValueError(
                 f"label_smoothing must be at least 0 and below 1, not {self.label_smoothing}."
             )
+        if self.probes.every < 0:
+            raise ValueError(f"probes.every must be 0 or more, not {self.probes.every}.")
         if not 0 <= self.distillation.weight <= 1:
             raise ValueError(
                 f"distillation.weight must be in 0 ... 1, not {self.distillation.weight}."

@@ -32,6 +32,7 @@ from training.data import (
     validation_batches,
 )
 from training.interruption import StopRequest, stop_requests
+from training.probes.callback import ProbeCallback
 from training.progress import ShowProgress
 from training.strategy import check_workers_agree, distribute, is_chief, make_strategy
 
@@ -225,7 +226,19 @@ class _Run:
             report=self.report,
         )
         progress = ShowProgress(self.steps, recipe.batch_size, self.epochs, report)
-        callbacks: list[keras.callbacks.Callback] = [StopWhenNotFinite(self.workdir), saving]
+        callbacks: list[keras.callbacks.Callback] = [StopWhenNotFinite(self.workdir)]
+        if recipe.probes.every and self.chief:
+            past = state.history[-1] if state.history else None
+            callbacks.append(
+                ProbeCallback(
+                    self.model,
+                    self.source,
+                    **dataclasses.asdict(recipe.probes),
+                    last=past,
+                    report=report,
+                )
+            )
+        callbacks.append(saving)
         if self.chief:
             tensorboard = keras.callbacks.TensorBoard(
                 str(self.workdir / "tensorboard"), write_graph=False

@@ -79,6 +79,7 @@ class TrainedModel(keras.Model):
         super().__init__(name="trained_model")
         self.model = model
         self.steps_left: int | None = None  # in this epoch or evaluation; None: one at a time
+        self._evaluating = False
         self._criterion = loss or make_loss("softmax")
         self._clip_norm = clip_norm
         self._sharpness = sharpness
@@ -317,17 +318,21 @@ class TrainedModel(keras.Model):
         return []
 
     def reset_metrics(self) -> None:
-        """Begin an epoch or an evaluation."""
-        for sums in (self.train_sums, self.test_sums):
-            sums.assign(tf.zeros_like(sums))
+        """Begin an epoch or an evaluation, which leaves the sums of the epoch alone."""
+        sums = self.test_sums if self._evaluating else self.train_sums
+        sums.assign(tf.zeros_like(sums))
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Every variable exists already; Keras' own way fails with several workers."""
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.evaluate`, with the moving average of the weights where there is one."""
-        with self.averaged_weights():
-            return super().evaluate(*args, **kwargs)
+        self._evaluating = True
+        try:
+            with self.averaged_weights():
+                return super().evaluate(*args, **kwargs)
+        finally:
+            self._evaluating = False
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:

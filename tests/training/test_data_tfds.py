@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from keras_vit import Preprocessing
 from training.data import (
     evaluation_batches,
     load_source,

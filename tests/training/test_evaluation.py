@@ -2,15 +2,17 @@
 
 import csv
 import json
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from training.data import load_source
+from training.data import DataSource, load_source
 from training.data.folder_source import FolderSource
 from training.evaluation import Evaluation, calibration_error, evaluate, write_evaluation
 from training.evaluation.confusion_picture import condense
+from training.evaluation.progress import with_progress
 
 
 @pytest.fixture
@@ -173,15 +175,29 @@ def test_unknown_split(tiny_model):
         evaluate(tiny_model(), load_source("digits"), batch_size=0)
 
 
+class Unlabelled(DataSource):
+    """As a test split whose labels are secret."""
+
+    spec, labels = "secret", ("ape", "bee", "cat")
+    splits: ClassVar = {"train": 0, "test": 23}
+
+    def __init__(self, source):
+        self._source = source
+
+    def examples(self, split):
+        label = tf.constant(-1, tf.int64)
+        return self._source.examples(split).map(lambda example: example | {"label": label})
+
+    def shuffled(self, split, seed, start=0):
+        raise AssertionError("an evaluation takes the examples in order")
+
+
 def test_a_split_without_labels(tiny_model, pictures):
-    source = pictures()
-    files = [(path, -1) for path in source._paths["test"].numpy()]
-    unlabelled = FolderSource("folder:x", source.labels, {"train": [], "test": files})
-    unlabelled._paths = source._paths
-    with pytest.raises(ValueError, match="examples without a label"):
-        evaluate(tiny_model(num_classes=3), unlabelled)
-    with pytest.raises(ValueError, match="train of folder:x has no examples"):
-        evaluate(tiny_model(num_classes=3), unlabelled, split="train")
+    source = Unlabelled(pictures())
+    with pytest.raises(ValueError, match="split test of secret has examples without a label"):
+        evaluate(tiny_model(num_classes=3), source)
+    with pytest.raises(ValueError, match="split train of secret has no examples"):
+        evaluate(tiny_model(num_classes=3), source, split="train")
 
 
 def made_up(confusion, outputs=None, labels=None):
@@ -268,3 +284,15 @@ def test_the_most_confused_pairs_are_shown():
     counts, names, _ = condense(made_up(np.eye(3, dtype=int)), most=2)
     assert names == ["c0", "c1", "1 others"]
     assert counts.tolist() == np.eye(3).tolist()
+
+
+def test_a_bar_on_a_terminal_only(monkeypatch, capsys):
+    assert list(with_progress(iter("ab"), "letters", 2, show=True)) == ["a", "b"]
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
+    assert list(with_progress(iter("ab"), "letters", 2, show=True)) == ["a", "b"]
+    output, errors = capsys.readouterr()
+    assert not output
+    assert "letters" in errors
+    assert list(with_progress(iter("ab"), "letters", 2, show=False)) == ["a", "b"]
+    assert capsys.readouterr() == ("", "")

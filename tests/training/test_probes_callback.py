@@ -106,16 +106,17 @@ def fit(model, source, callbacks, **options):
     return model.fit(pixels, np.array(labels), callbacks=callbacks, verbose=0, **options).history
 
 
-@pytest.mark.parametrize(("every", "probed"), [(1, [0, 1, 2, 3]), (3, [0, 0, 2, 3])])
+@pytest.mark.parametrize(("every", "probed"), [(1, [0, 1]), (3, [0, 0, 2, 3])])
 def test_every_epoch_has_the_same_columns(every, probed, tiny_model, digits):
     model = tiny_model(num_classes=10)
     probe = ProbeCallback(model, digits, every=every, shots=(1,))
     rows = Rows(model, digits)
-    history = fit(model, digits, [probe, rows], epochs=4)
+    epochs = len(probed)
+    history = fit(model, digits, [probe, rows], epochs=epochs)
     # The numbers are those of the weights at the end of the epoch they were taken in.
     assert rows.rows == [rows.found[epoch] for epoch in probed]
-    assert rows.found[0] != rows.found[3]
-    assert [len(history[name]) for name in NAMES] == [4, 4, 4]
+    assert rows.found[0] != rows.found[-1]
+    assert [len(history[name]) for name in NAMES] == [epochs] * 3
 
 
 def test_a_run_that_goes_on_repeats_its_last_numbers(tiny_model, digits):

@@ -3,15 +3,27 @@
 import csv
 import dataclasses
 import json
+import shutil
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_vit
+from training.augmentation.config import Augmentation
 from training.callbacks import SaveProgress, TrainingDivergedError
-from training.config import OptimizerConfig, Recipe
-from training.train import train
+from training.config import (
+    CheckpointConfig,
+    DistillationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ProbeConfig,
+    Recipe,
+    ScheduleConfig,
+)
+from training.recipes import RECIPES
+from training.train import check_batch_size, train
 
 
 def rows(workdir):
@@ -29,8 +41,6 @@ def finished(tmp_path_factory):
 
 
 def quick():
-    from training.recipes import RECIPES
-
     digits = RECIPES["digits"]
     return dataclasses.replace(
         digits,
@@ -45,6 +55,7 @@ def quick():
 def test_a_run_leaves_what_people_expect(finished):
     workdir, recipe = finished
     names = {
+        ".lock",
         "config.json",
         "metrics.csv",
         "curves.png",
@@ -103,11 +114,153 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(finished, tmp_path, mon
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_workdir_of_another_recipe_is_refused(finished):
+def test_a_workdir_of_another_recipe_is_refused_unless_that_is_allowed(finished, tmp_path):
     workdir, recipe = finished
-    other = dataclasses.replace(recipe, optimizer=OptimizerConfig(learning_rate=0.5))
-    with pytest.raises(ValueError, match=r"optimizer.learning_rate: 0.002 -> 0.5"):
+    other = dataclasses.replace(recipe, epochs=4, optimizer=OptimizerConfig(learning_rate=0.5))
+    with pytest.raises(ValueError, match=r"optimizer.learning_rate: 0.002 -> 0.5") as error:
         train(other, workdir)
+    assert "epochs: 3 -> 4" in str(error.value)
+    assert "--allow-changed" in str(error.value)
+    shutil.copytree(workdir, tmp_path / "copy")
+    longer = dataclasses.replace(
+        recipe, epochs=4, probes=ProbeConfig(every=1, kinds=("knn",)), label_smoothing=0.0
+    )
+    reported = []
+    train(longer, tmp_path / "copy", allow_changed=True, report=reported.append)
+    assert any("epochs: 3 -> 4" in line for line in reported)
+    history = rows(tmp_path / "copy")
+    assert [row["epoch"] for row in history] == ["1", "2", "3", "4"]
+    assert history[2]["knn_top1"] == ""
+    assert float(history[3]["knn_top1"]) > 0.3
+
+
+def test_steps_take_the_place_of_epochs(tmp_path):
+    # 6 steps an epoch, the last one filled up; saved and gone on with in the middle of the second.
+    recipe = dataclasses.replace(
+        quick(),
+        steps=10,
+        steps_per_execution=4,
+        checkpoint=CheckpointConfig(every_steps=2, keep=100),
+        optimizer=OptimizerConfig(ema=0.9),
+    )
+    whole = train(recipe, tmp_path / "run")
+    assert [row["epoch"] for row in whole.history] == [1, 2]
+    checkpoints = sorted(p.name for p in (tmp_path / "run" / "checkpoints").glob("epoch_*"))
+    assert checkpoints == [
+        "epoch_00000_step_0000004",
+        "epoch_00001_step_0000000",
+        "epoch_00002_step_0000000",
+    ]
+    for name in checkpoints[1:]:
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / name)
+    resumed = train(recipe, tmp_path / "run")
+    for a, b in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    for old, new in zip(whole.history, resumed.history, strict=True):
+        for name in ("loss", "top1", "val_loss", "val_top1", "gradient_norm"):
+            assert new[name] == pytest.approx(old[name], abs=2e-6)
+
+
+def test_a_run_that_was_stopped_before_an_evaluation_begins_with_it(finished, tmp_path):
+    workdir, recipe = finished
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    last = copy / "checkpoints" / "epoch_00003_step_0000000"
+    state = json.loads((last / "state.json").read_text())
+    state |= {"epoch": 2, "epoch_step": 6, "history": state["history"][:2]}
+    (last / "state.json").write_text(json.dumps(state))
+    last.rename(last.with_name("epoch_00002_step_0000006"))
+    before = rows(workdir)
+    result = train(recipe, copy)
+    assert [row["epoch"] for row in rows(copy)] == ["1", "2", "3"]
+    for name in ("loss", "top1", "val_loss", "val_top1"):
+        assert result.history[2][name] == pytest.approx(float(before[2][name]), abs=2e-6)
+
+
+def test_a_student_learns_from_a_teacher_through_its_token(finished, tmp_path):
+    workdir, _ = finished
+    recipe = dataclasses.replace(
+        quick(),
+        epochs=1,
+        model=dataclasses.replace(
+            quick().model, variant="deit_tiny_distilled_patch16_224", hidden_dim=16, depth=1
+        ),
+        distillation=DistillationConfig(teacher=str(workdir), kind="soft"),
+    )
+    student = train(recipe, tmp_path / "run").model
+    heads = [student.get_layer(name).kernel for name in ("head", "distillation_head")]
+    assert all(np.abs(kernel).max() > 0 for kernel in heads)
+    assert np.abs(heads[0] - heads[1]).max() > 1e-4
+    wrong = dataclasses.replace(recipe, distillation=DistillationConfig(teacher="no-such-file"))
+    with pytest.raises((ValueError, OSError), match="no-such-file"):
+        train(wrong, tmp_path / "wrong")
+
+
+def test_low_rank_fine_tuning_leaves_a_plain_model(finished, tmp_path):
+    workdir, _ = finished
+    recipe = dataclasses.replace(
+        RECIPES["lora"],
+        data="digits",
+        epochs=1,
+        batch_size=256,
+        model=ModelConfig(pretrained=str(workdir)),
+        augmentation=Augmentation(),
+    )
+    reported = []
+    result = train(recipe, tmp_path / "run", report=reported.append)
+    assert result.history[0]["val_top1"] > 0.4
+    assert any("lora_kernel_a" in line for line in reported)
+    model = keras_vit.load_model(tmp_path / "run")
+    assert not [v.path for v in model.variables if "lora" in v.path]
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3)).astype("float32")
+    np.testing.assert_allclose(model(images), result.model(images), atol=1e-5)
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, monkeypatch):
+    write = tf.train.Checkpoint.write
+    calls = []
+
+    def full_once(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+        return write(self, *args, **kwargs)
+
+    monkeypatch.setattr(tf.train.Checkpoint, "write", full_once)
+    reported = []
+    train(quick(), tmp_path / "run", report=reported.append)
+    assert any("No space left" in r and "Training goes on" in r for r in reported)
+    names = {p.name for p in (tmp_path / "run" / "checkpoints").glob("epoch_*")}
+    assert names == {"epoch_00001_step_0000000", "epoch_00003_step_0000000"}
+
+
+def test_the_sizes_come_from_the_images(digits_folder, tmp_path):
+    recipe = dataclasses.replace(
+        RECIPES["folder"],
+        data=f"folder:{digits_folder}",
+        epochs=1,
+        batch_size=8,
+        model=ModelConfig(image_size="data", hidden_dim=16, depth=1, num_heads=2),
+        schedule=ScheduleConfig(warmup_epochs=0),
+    )
+    model = train(recipe, tmp_path / "run").model
+    assert (model.image_size, model.patch_size) == ((56, 56), (8, 8))
+
+
+@pytest.fixture
+def digits_folder(tmp_path, photo, encode):
+    for name in ("cats", "dogs"):
+        for index in range(10):
+            path = tmp_path / "photos" / name / f"{index}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(photo(61, 80, seed=index), "JPEG"))
+    return tmp_path / "photos"
+
+
+def test_a_batch_that_cannot_be_divided_is_refused_with_the_nearest_that_can():
+    recipe = dataclasses.replace(quick(), batch_size=250, accumulation=8)
+    with pytest.raises(ValueError, match=r"batch_size=250 .* --batch-size 248 is the nearest"):
+        check_batch_size(recipe, replicas=1)
 
 
 def test_a_lost_loss_stops_with_advice_and_saves_nothing(tmp_path):

@@ -6,10 +6,12 @@ the three channels are an axis of their own, or where it has to select or to gat
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 import tensorflow as tf
 
-Number = float | tf.Tensor
+Number: TypeAlias = "float | tf.Tensor"
 
 # 65536 times 0.299, 0.587 and 0.114 (ITU-R 601), as Pillow has it; sums stay below 2**24 and are
 # exact in float32.

@@ -7,6 +7,7 @@ interpolated, what comes in from outside has the mean colour, and translations a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
@@ -173,10 +174,8 @@ def _apply(
     settings = (
         strength, tf.where(negative, -1.0, 1.0), bicubic, tf.constant(fill, tf.float32), translation
     )  # fmt: skip
-    branches: list[Callable[[], tf.Tensor]] = [
-        lambda name=name: OPERATIONS[name](pixels, settings) for name in names
-    ]
-    branches.append(lambda: tf.identity(pixels))
+    branches = [partial(OPERATIONS[name], pixels, settings) for name in names]
+    branches.append(partial(tf.identity, pixels))
     return tf.ensure_shape(tf.switch_case(choice, branches), pixels.shape)
 
 

@@ -28,11 +28,18 @@ def with_progress(batches: Iterable[Item], text: str, total: int, show: bool) ->
         ['a', 'b']
     """
     console = rich.console.Console(stderr=True)
-    yield from rich.progress.track(
-        batches,
-        text,
-        total=total,
+    if not (show and console.is_terminal):
+        yield from batches
+        return
+    with rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.TaskProgressColumn(),
+        rich.progress.TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not (show and console.is_terminal),
-    )
+    ) as bar:
+        task = bar.add_task(text, total=total)
+        for batch in batches:
+            yield batch
+            bar.advance(task)
