@@ -219,9 +219,17 @@ class Preprocessing:
 
     def normalize(self, pixels: tf.Tensor) -> tf.Tensor:
         """Pixels in [0, 255] to `(pixels / 255 - mean) / std`, float32, any leading shape."""
-        scale = tf.constant([1 / (255 * s) for s in self.std], tf.float32)
-        shift = tf.constant([m / s for m, s in zip(self.mean, self.std, strict=True)], tf.float32)
-        return tf.cast(pixels, tf.float32) * scale - shift
+        scale = [1 / (255 * s) for s in self.std]
+        shift = [m / s for m, s in zip(self.mean, self.std, strict=True)]
+        pixels = tf.cast(pixels, tf.float32)
+        width = pixels.shape[-2]
+        if width is None:
+            return pixels * tf.constant(scale) - tf.constant(shift)
+        # Over whole rows: an inner axis of three channels is more than ten times as slow.
+        shape = tf.shape(pixels)
+        rows = tf.reshape(pixels, tf.concat([shape[:-2], [width * len(scale)]], axis=0))
+        rows = rows * tf.constant(scale * width) - tf.constant(shift * width)
+        return tf.ensure_shape(tf.reshape(rows, shape), pixels.shape)
 
     def _resize_plan(self, height: tf.Tensor, width: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Size of the resized image and the top-left corner of the crop, int32 [2] each."""

@@ -200,8 +200,12 @@ def _multiworker_strategy() -> tf.distribute.Strategy:
             '"task": {"type": "worker", "index": 0}} on the first host, index 1 on the second.'
         )
     if _slurm():
-        has_gpus = bool(tf.config.list_physical_devices("GPU"))
-        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(auto_set_gpu=has_gpus)
+        # Without GPUs the resolver would ask nvidia-smi how many: it is told one for each task, and
+        # to give none of them out.
+        no_gpus = {"gpus_per_node": _worker_count(), "gpus_per_task": 1, "auto_set_gpu": False}
+        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
+            **({} if tf.config.list_physical_devices("GPU") else no_gpus)
+        )
         return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
     return tf.distribute.MultiWorkerMirroredStrategy()
 

@@ -201,7 +201,8 @@ class _Run:
             if self.state.epoch or self.state.epoch_step:
                 within = f", step {self.state.epoch_step}" if self.state.epoch_step else ""
                 report(f"Going on after epoch {self.state.epoch}{within} of {self.epochs}.")
-            self._fit(report)
+            with self.source.damage.explained():
+                self._fit(report)
         if self.chief:
             with self.trained.averaged_weights():
                 save_model(self.model, self.workdir / "model.keras")

@@ -277,7 +277,7 @@ class TrainedModel(keras.Model):
             logs["noise_scale"] = sums["trace"] / sums["squared_norm"]
         if _scales_loss(self.optimizer):
             logs["skipped_steps"] = sums["skipped"]
-            logs["loss_scale"] = float(self.optimizer.dynamic_scale)
+            logs["loss_scale"] = float(self.optimizer.dynamic_scale.numpy())
         return logs
 
     def test_logs(self) -> dict[str, float]:

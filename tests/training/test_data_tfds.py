@@ -241,9 +241,16 @@ def test_a_validation_split_stands_in_for_a_missing_test_split(tmp_path):
     assert len(list(source.examples("test"))) == 3
 
 
-def test_a_tfds_data_set_without_a_test_split_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"has the splits train, but train and test"):
-        open_tfds("tiny_lights_untested", tmp_path)
+def test_the_last_tenth_stands_in_for_a_missing_test_split(tmp_path):
+    reported = []
+    source = open_tfds("tiny_lights_untested", tmp_path, reported.append)
+    names = {
+        split: {bytes(e["name"]) for e in source.examples(split).as_numpy_iterator()}
+        for split in ("train", "test")
+    }
+    assert [len(names[split]) for split in ("train", "test")] == [3, 1]
+    assert not names["train"] & names["test"]
+    assert len(reported) == 1
 
 
 def test_a_test_split_with_secret_labels_gives_way_to_the_validation_split(tmp_path):

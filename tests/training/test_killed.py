@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,9 +86,7 @@ def assert_equal_runs(workdir, uninterrupted):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_run_that_is_killed_again_and_again_ends_as_an_uninterrupted_one(
-    uninterrupted, tmp_path
-):
+def test_a_run_that_is_killed_again_and_again_ends_as_an_uninterrupted_one(uninterrupted, tmp_path):
     workdir = tmp_path / "run"
     generator = random.Random(KILLS)
     kills = 0
@@ -153,13 +152,11 @@ def test_a_lost_worker_ends_the_other_and_the_run_goes_on(tmp_path):
 
 
 def children_of(pid):
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return [int(child) for child in file.read().split()]
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def alive(pid):
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().split()[2] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
     except FileNotFoundError:
         return False

@@ -33,6 +33,8 @@ class FolderSource(IndexedSource):
         files: the files of each split.
     """
 
+    is_checked = True
+
     def __init__(self, spec: str, labels: tuple[str, ...], files: dict[str, Files]) -> None:
         classes = {split: [label for _, label in entries] for split, entries in files.items()}
         super().__init__(spec, labels, classes)

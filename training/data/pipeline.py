@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -15,6 +16,8 @@ from training.data.source import DataSource
 
 # Keeps the seeds of one run's epochs apart from those of a run with the next seed.
 _EPOCH_STRIDE = 1_000_003
+# In the place of a label; -1 is what sets without labels have.
+_UNUSABLE = -2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,10 +108,9 @@ def training_batches(
     steps = steps_per_epoch(source, batch_size)
     own = _own_size(batch_size, share)
     num_classes = len(source.labels)
+    blank = (tf.zeros(preprocessing.output_shape), tf.zeros([num_classes]), tf.zeros([]))
     # big_vision blends with the neighbour before: the first of a share needs it too.
-    rolled = (
-        augmentation.mixup and augmentation.mixup_kind == "big_vision"
-    )
+    rolled = augmentation.mixup and augmentation.mixup_kind == "big_vision"
     extra = int(share.count > 1 and bool(rolled))
 
     def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -144,14 +146,13 @@ def training_batches(
             )
             return images, targets, weights[extra:]
 
-        examples = _repeated(
-            source, epoch_seed, first * batch_size, augmentation.repeats
-        )
-        batches = (
-            _shared(_filled(examples, steps * batch_size), first, batch_size, share, extra)
-            .map(augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-            .batch(own + extra, drop_remainder=True)
-        )
+        examples = _repeated(source, epoch_seed, first * batch_size, augmentation.repeats)
+        batches = _decoded(
+            source,
+            _shared(_filled(examples, steps * batch_size), first, batch_size, share, extra),
+            augmented,
+            blank,
+        ).batch(own + extra, drop_remainder=True)
         if augmentation.mixup or augmentation.cutmix:
             batches = batches.enumerate(first).map(mixed)
         return batches.take(steps - first)
@@ -197,9 +198,10 @@ def validation_batches(
         return image, tf.one_hot(example["label"], num_classes), example["weight"]
 
     filled = _filled(source.examples(split), steps * batch_size)
+    shared = _shared(filled, tf.constant(0, tf.int64), batch_size, share, extra=0)
+    blank = (tf.zeros(preprocessing.output_shape), tf.zeros([num_classes]), tf.zeros([]))
     return (
-        _shared(filled, tf.constant(0, tf.int64), batch_size, share, extra=0)
-        .map(prepared, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        _decoded(source, shared, prepared, blank)
         .batch(own, drop_remainder=True)
         .take(steps)
         .prefetch(tf.data.AUTOTUNE)
@@ -219,7 +221,8 @@ def evaluation_batches(
         batch_size: images in a step; the last batch may hold fewer.
 
     Returns:
-        A data set of (images float32 [b, H, W, 3], labels int64 [b]).
+        A data set of (images float32 [b, H, W, 3], labels int64 [b]). Examples that cannot be
+        decoded are left out, see `DataSource.damage`.
 
     Example:
         >>> from training.data import load_source
@@ -228,13 +231,14 @@ def evaluation_batches(
         >>> [len(labels) for _, labels in batches]
         [100, 100, 100, 60]
     """
+
+    def prepared(example: dict) -> tuple[tf.Tensor, tf.Tensor]:
+        return preprocessing(example["image_bytes"]), example["label"]
+
+    blank = (tf.zeros(preprocessing.output_shape), tf.constant(_UNUSABLE, tf.int64))
     return (
-        source.examples(split)
-        .map(
-            lambda example: (preprocessing(example["image_bytes"]), example["label"]),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
+        _decoded(source, source.examples(split), prepared, blank)
+        .filter(lambda image, label: label != _UNUSABLE)
         .batch(batch_size)
         .prefetch(tf.data.AUTOTUNE)
         .with_options(_options())
@@ -312,6 +316,18 @@ def _shared(
         return tf.data.Dataset.from_tensor_slices(picked)
 
     return placed.batch(batch_size, drop_remainder=True).flat_map(pick)
+
+
+def _decoded(
+    source: DataSource,
+    examples: tf.data.Dataset,
+    decode: Callable[..., tuple[tf.Tensor, ...]],
+    blank: tuple[tf.Tensor, ...],
+) -> tf.data.Dataset:
+    """Map a function that decodes; what it fails for becomes blank, is named and counted."""
+    if source.is_checked:
+        return examples.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return source.damage.guarded(examples, decode, lambda *_: blank)
 
 
 def _unless_blank(example: dict, image: Any, preprocessing: Preprocessing) -> tf.Tensor:

@@ -25,6 +25,7 @@ class DataSource(abc.ABC):
         splits: the number of usable examples in each split; "train" and "test" are always there.
         left_out: name -> reason of the examples that were found to be unusable on opening.
         has_known_labels: whether `class_counts` is free.
+        is_checked: whether every image was decoded once on opening, and only good ones are left.
     """
 
     spec: str
@@ -32,6 +33,7 @@ class DataSource(abc.ABC):
     splits: dict[str, int]
     left_out: Mapping[str, str] = MappingProxyType({})
     has_known_labels: bool = False
+    is_checked: bool = False
 
     @abc.abstractmethod
     def examples(self, split: str) -> tf.data.Dataset:
