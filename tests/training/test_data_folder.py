@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -250,6 +251,36 @@ def test_a_picture_that_announces_too_many_pixels_is_left_out(folder, open_folde
     png[16:24] = (60_000).to_bytes(4, "big") * 2
     _, report = open_folder(folder({**dict.fromkeys(two_classes(2)), "cat/bomb.png": bytes(png)}))
     assert "bomb.png: its header announces too many pixels" in report
+
+
+def test_images_of_one_pixel_and_of_400_million_in_a_folder(folder, open_folder, encode):
+    header = struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 20_000, -20_000, 1, 24, *[0] * 6)
+    one = encode(np.zeros((1, 1, 3), np.uint8))
+    files = {**dict.fromkeys(two_classes(2)), "cat/one.png": one, "dog/vast.bmp": b"BM" + header}
+    source, report = open_folder(folder(files))
+    assert sum(source.splits.values()) == 5
+    assert "dog/vast.bmp: its header announces too many pixels" in report
+    assert "one.png" not in report
+
+
+def test_what_opening_has_left_out_is_known(with_bad_images, open_folder):
+    source, _ = open_folder(with_bad_images)
+    assert len(source.left_out) == 5
+    assert source.left_out[f"{with_bad_images}/cat/empty.png"] == "it is empty"
+
+
+def test_a_start_leaves_out_the_first_files_and_does_not_read_them(folder, open_folder):
+    source, _ = open_folder(folder(two_classes(10)))
+
+    def names(start):
+        dataset = source.shuffled("train", tf.constant(1, tf.int64), start)
+        return [example["name"].decode() for example in dataset.as_numpy_iterator()]
+
+    order = names(0)
+    for path in order[:5]:
+        Path(path).unlink()
+    assert names(5) == names(tf.constant(5, tf.int64)) == order[5:]
+    assert names(len(order)) == []
 
 
 def test_a_link_to_nowhere_is_left_out_until_it_leads_somewhere(folder, open_folder, tmp_path):

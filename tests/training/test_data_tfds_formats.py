@@ -1,5 +1,6 @@
 """Data sets of TFDS in both formats: orders, splits, damage."""
 
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -62,26 +63,23 @@ class NumberedUnlabelled(NumberedPictures):
     unlabelled = 41
 
 
+def prepare(folder, builder_class=NumberedPictures, file_format="tfrecord"):
+    """A builder whose set is prepared in four shards."""
+    builder = builder_class(data_dir=str(folder), file_format=file_format)
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=4))
+    return builder
+
+
 @pytest.fixture(params=["tfrecord", "array_record"])
 def prepared(request, tmp_path):
-    """A function that prepares a set in a format, in four shards: builder class -> builder."""
-
-    def make(builder_class=NumberedPictures, file_format=request.param):
-        config = tfds.download.DownloadConfig(num_shards=4)
-        builder = builder_class(data_dir=str(tmp_path), file_format=file_format)
-        builder.download_and_prepare(download_config=config)
-        return builder
-
-    make.file_format = request.param
-    return make
+    """A function that prepares a set in each format: builder class -> builder."""
+    return functools.partial(prepare, tmp_path, file_format=request.param)
 
 
 @pytest.fixture
-def records(prepared):
+def records(tmp_path):
     """As `prepared`, in TFRecords only."""
-    if prepared.file_format != "tfrecord":
-        pytest.skip("about TFRecords")
-    return prepared
+    return functools.partial(prepare, tmp_path)
 
 
 def numbers(dataset):
@@ -164,14 +162,14 @@ def test_a_set_in_the_order_of_its_source_is_not_divided(records):
 # === Formats ===
 
 
-def test_an_array_record_is_opened_by_its_name(prepared, tmp_path):
+def test_a_prepared_set_is_opened_by_its_name(prepared, tmp_path):
     prepared()
     source = load_source("tfds:numbered_pictures", data_dir=tmp_path)
     assert sorted(numbers(source.examples("test"))) == list(range(10))
 
 
-def test_a_missing_package_is_named(prepared, monkeypatch):
-    builder = prepared(file_format="array_record")
+def test_a_missing_package_is_named(records, monkeypatch):
+    builder = records(file_format="array_record")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install array_record"):
         TfdsSource("numbered", builder)
