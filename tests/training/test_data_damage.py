@@ -78,6 +78,23 @@ def test_damaged_images_are_replaced_in_their_places_and_named_with_the_reason(
     ]
 
 
+def test_only_lost_records_are_looked_for_where_all_were_decoded(damaged):
+    lines = []
+    log = DamageLog(200, report=lines.append, was_decoded=True)
+    labels, weights = run(log, damaged(40, {5: b"", 30: b""}))
+    assert labels == list(range(40))
+    assert [place for place, weight in enumerate(weights) if weight == 0] == [5, 30]
+    assert sorted(lines) == [
+        f"shard-0.tar/{place}.png is left out: its record is damaged or missing."
+        for place in (30, 5)
+    ]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not a JPEG"):
+        run(log, damaged(4, {2: b"no image"}))
+    refusing = DamageLog(200, bad_images="refuse", was_decoded=True)
+    with pytest.raises(ValueError, match=r"5\.png cannot be used"), refusing.explained():
+        run(refusing, damaged(40, {5: b""}))
+
+
 def test_an_image_is_named_once_however_often_it_is_met(damaged):
     lines = []
     log = DamageLog(100, report=lines.append)

@@ -26,6 +26,8 @@ class DataSource(abc.ABC):
         left_out: name -> reason of the examples that were found to be unusable on opening.
         has_known_labels: whether `class_counts` is free.
         is_checked: whether every image was decoded once on opening, and only good ones are left.
+        was_decoded: whether every image was decoded before it was written, with a checksum: what
+            can be read can be decoded.
     """
 
     spec: str
@@ -34,6 +36,7 @@ class DataSource(abc.ABC):
     left_out: Mapping[str, str] = MappingProxyType({})
     has_known_labels: bool = False
     is_checked: bool = False
+    was_decoded: bool = False
 
     @abc.abstractmethod
     def examples(self, split: str) -> tf.data.Dataset:
@@ -116,7 +119,12 @@ def load_source(
         {'train': 1437, 'test': 360}
     """
     source = _open(spec, data_dir, seed, bad_images, report)
-    source.damage = DamageLog(sum(source.splits.values()), bad_images=bad_images, report=report)
+    source.damage = DamageLog(
+        sum(source.splits.values()),
+        bad_images=bad_images,
+        report=report,
+        was_decoded=source.was_decoded,
+    )
     return source
 
 

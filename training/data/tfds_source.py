@@ -110,7 +110,9 @@ def open_digits(data_dir: str | Path | None) -> TfdsSource:
 
     make = functools.partial(Digits, data_dir=None if data_dir is None else str(data_dir))
     _prepare(make)
-    return TfdsSource("digits", make())
+    source = TfdsSource("digits", make())
+    source.was_decoded = True  # TFDS has encoded the pixels itself
+    return source
 
 
 def open_tfds(name: str, data_dir: str | Path | None, report: Report = print) -> TfdsSource:

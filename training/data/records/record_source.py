@@ -35,6 +35,8 @@ class RecordSource(IndexedSource):
         kept: of each split, the numbers of the records to use.
     """
 
+    was_decoded = True  # by `pack`
+
     def __init__(
         self,
         spec: str,
