@@ -31,7 +31,7 @@ def evaluate(
     Args:
         model: a training workdir, a .keras file, or any checkpoint: .npz, .safetensors, a folder of
             timm or transformers, hf://org/name, https://… or gs://…
-        data: digits, folder:PATH or tfds:NAME[/CONFIG].
+        data: digits, folder:PATH, tfds:NAME[/CONFIG], webdataset:PATTERN or records:PATH.
         split: which part of the data.
         batch_size: images per step.
         output: gets evaluation.json, per_class.csv, confusion.csv and confusion.png.

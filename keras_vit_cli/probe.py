@@ -43,7 +43,7 @@ def probe(
     Args:
         model: a training workdir, a .keras file, or any checkpoint: .npz, .safetensors, a folder of
             timm or transformers, hf://org/name, https://… or gs://…; with or without a head.
-        data: digits, folder:PATH or tfds:NAME[/CONFIG].
+        data: digits, folder:PATH, tfds:NAME[/CONFIG], webdataset:PATTERN or records:PATH.
         kinds: some of fewshot, knn and linear, with commas between them.
         shots: examples of each class for fewshot, with commas between them.
         neighbours: how many training examples vote in knn.

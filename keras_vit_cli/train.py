@@ -46,6 +46,11 @@ def run(arguments: list[str]) -> None:
             allow_changed: go on with a run that began with other settings.
         """
         if num_workers != 1:
+            if strategy not in ("auto", "multiworker"):
+                raise ValueError(
+                    f"--num-workers {num_workers} goes with the strategy multiworker, not with "
+                    f"{strategy}: leave --strategy out."
+                )
             _train_in_workers(arguments, num_workers)
             return
         _train(recipe, workdir, data_dir, strategy, num_replicas, allow_changed)
@@ -96,21 +101,21 @@ def _train(
 def _train_in_workers(arguments: list[str], count: int) -> None:
     from training.workers import run_workers
 
-    command = [sys.executable, "-m", "keras_vit_cli", "train", *_without(arguments, "num-workers")]
-    command += [] if "--strategy" in arguments else ["--strategy", "multiworker"]
+    command = [sys.executable, "-m", "keras_vit_cli", "train", *_without(arguments)]
+    command += ["--strategy", "multiworker"]
     if status := run_workers(command, count):
         raise SystemExit(status)
 
 
-def _without(arguments: list[str], option: str) -> list[str]:
-    """The arguments without an option and its value."""
+def _without(arguments: list[str]) -> list[str]:
+    """The arguments without what `_train_in_workers` has taken care of."""
     kept: list[str] = []
     skip = False
     for argument in arguments:
         name = argument.partition("=")[0].replace("_", "-")
         if skip:
             skip = False
-        elif name == f"--{option}":
+        elif name in ("--num-workers", "--strategy"):
             skip = "=" not in argument
         else:
             kept.append(argument)

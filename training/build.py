@@ -198,7 +198,8 @@ def _distillation(
         pixels = images * tf.constant(ours.std) + tf.constant(ours.mean)
         if ours.image_size != theirs.image_size:
             pixels = tf.image.resize(pixels, theirs.image_size, antialias=True)
-        output = teacher((pixels - tf.constant(theirs.mean)) / tf.constant(theirs.std))
+        pixels = (pixels - tf.constant(theirs.mean)) / tf.constant(theirs.std)
+        output = teacher(pixels, training=False)
         return output if order is None else tf.gather(output, order, axis=-1)
 
     return Distillation(logits, config.kind, config.weight, config.temperature)

@@ -6,10 +6,11 @@ import csv
 import dataclasses
 import io
 import math
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 
@@ -182,16 +183,20 @@ class SaveProgress(keras.callbacks.Callback):
             except OSError as error:
                 self._report(f"{error}. Training goes on; the next epoch tries again.")
         if self._request and not self.trained.has_workers:
-            raise TrainingInterruptedError(self._request.signal_number or 0)
+            self._interrupt()
 
     def _save(self) -> None:
         self._saved = time.monotonic()
         if self._write:
             self._checkpoints.save(self.state)
 
-    def _stop(self) -> None:
+    def _stop(self) -> NoReturn:
         self._save()
-        raise TrainingInterruptedError(self._request.signal_number or 15)
+        self._interrupt()
+
+    def _interrupt(self) -> NoReturn:
+        # A worker that only heard of it from another one has no signal of its own.
+        raise TrainingInterruptedError(self._request.signal_number or signal.SIGTERM)
 
 
 def save_model(model: VisionTransformer, path: Path) -> None:

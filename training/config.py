@@ -152,7 +152,8 @@ class Recipe:
     """A training run."""
 
     data: str = ""
-    """What to train on: digits, folder:PATH or tfds:NAME[/CONFIG]."""
+    """What to train on: digits, folder:PATH, tfds:NAME[/CONFIG], webdataset:PATTERN or
+    records:PATH."""
 
     epochs: int = 100
     """Passes over the training split."""

@@ -30,8 +30,8 @@ class Result(NamedTuple):
 
     Attributes:
         gradients: of the weighted sum of the losses, times the factor.
-        sums: float32 [4]: of weight x loss, weight x hit, the weights, and, over the micro-batches,
-            weight x squared norm of the mean gradient.
+        sums: float32 [4]: of weight x loss, weight x hit, the weights, and, if it is measured, over
+            the micro-batches, weight x squared norm of the mean gradient.
         statistics: the new running statistics.
     """
 
@@ -48,6 +48,7 @@ class GradientFunction:
         losses: batch and outputs -> losses float32 [b].
         accumulation: micro-batches that a share is cut into, one after the other. Default 1.
         jit_compile: whether XLA compiles the computation of a micro-batch. Default False.
+        measure_norm: whether the norm of each micro-batch's gradient is measured. Default False.
 
     Example:
         >>> model = keras.Sequential([keras.Input([2]), keras.layers.Dense(3)])
@@ -66,8 +67,10 @@ class GradientFunction:
         losses: Callable[[Batch, Tensors], tf.Tensor],
         accumulation: int = 1,
         jit_compile: bool = False,
+        measure_norm: bool = False,
     ) -> None:
         self._model = model
+        self._measure_norm = measure_norm
         self._losses = losses
         self._accumulation = accumulation
         self._trainable = model.trainable_variables
@@ -76,7 +79,7 @@ class GradientFunction:
         # What else a forward pass changes: the running means of batch norms.
         self.statistics = [v for v in states if not _is_seed(v) and _is_running(v)]
         self._one = (
-            tf.function(self._micro_batch, jit_compile=True) if jit_compile else (self._micro_batch)
+            tf.function(self._micro_batch, jit_compile=True) if jit_compile else self._micro_batch
         )
 
     def __call__(
@@ -141,8 +144,7 @@ class GradientFunction:
         )
         statistics = [scope.get_current_value(variable) for variable in self.statistics]
         weight = tf.reduce_sum(batch.weights)
-        # |mean gradient|^2 x weight, for the noise scale; unused, it costs nothing.
-        squared = squared_norm(gradients) / factor**2
+        squared = squared_norm(gradients) / factor**2 if self._measure_norm else tf.zeros([])
         sums = [
             total,
             tf.reduce_sum(hits(batch.targets, outputs[0]) * batch.weights),

@@ -8,8 +8,8 @@ from typing import Literal
 
 import tensorflow as tf
 
-# Targets [B, C] and the logits of each head [B, C] -> losses [B].
-Loss = Callable[[tf.Tensor, list[tf.Tensor]], tf.Tensor]
+# Targets [B, C] and logits [B, C] -> losses [B].
+Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def softmax_cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

@@ -34,7 +34,13 @@ from training.data import (
 from training.interruption import StopRequest, stop_requests
 from training.probes.callback import ProbeCallback
 from training.progress import ShowProgress
-from training.strategy import check_workers_agree, distribute, is_chief, make_strategy
+from training.strategy import (
+    check_workers_agree,
+    distribute,
+    is_chief,
+    is_multiworker,
+    make_strategy,
+)
 
 # Test images with fewer pixel values in all (256 MB) are decoded once and kept in memory.
 _CACHED_VALUES = 64_000_000
@@ -121,25 +127,11 @@ def train(
             bad_images=recipe.bad_images,
             report=report,
         )
-        run = _Run(recipe, workdir, source, scope, request, report)
-        chief = is_chief(scope)
-        with _only_run(workdir) if chief else contextlib.nullcontext():
-            try:
+        with _lost_workers_explained(scope):
+            run = _Run(recipe, workdir, source, scope, request, report)
+            with _only_run(workdir) if run.chief else contextlib.nullcontext():
                 run.go()
-            except (
-                tf.errors.UnavailableError,
-                tf.errors.AbortedError,
-                tf.errors.CancelledError,
-                tf.errors.InternalError,
-            ) as error:
-                if not run.trained.has_workers:
-                    raise
-                raise WorkerLostError(
-                    f"Another worker of this run has ended, so this one stops too "
-                    f"({str(error).splitlines()[0][:200]}). Start all workers again with the same "
-                    f"command: the run goes on from its last checkpoint."
-                ) from error
-    return TrainingResult(run.model, run.state.history, chief)
+    return TrainingResult(run.model, run.state.history, run.chief)
 
 
 class _Run:
@@ -394,6 +386,25 @@ def _only_run(workdir: Path) -> Iterator[None]:
                 f"--workdir."
             ) from error
         yield
+
+
+@contextlib.contextmanager
+def _lost_workers_explained(scope: tf.distribute.Strategy) -> Iterator[None]:
+    try:
+        yield
+    except (
+        tf.errors.UnavailableError,
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+        tf.errors.InternalError,
+    ) as error:
+        if not is_multiworker(scope):
+            raise
+        raise WorkerLostError(
+            f"Another worker of this run has ended, so this one stops too "
+            f"({str(error).splitlines()[0][:200]}). Start all workers again with the same "
+            f"command: the run goes on from its last checkpoint."
+        ) from error
 
 
 def _silent(line: str) -> None:

@@ -18,6 +18,7 @@ from keras_vit import VisionTransformer
 from training.gradients import Batch, GradientFunction, Result, Tensors, hits, squared_norm
 from training.losses import Distillation, Loss, make_loss
 from training.sharpness import Sharpness
+from training.strategy import is_multiworker
 
 # Where `TrainedModel.train_sums` and `test_sums` hold what.
 _TRAIN = (
@@ -93,7 +94,7 @@ class TrainedModel(keras.Model):
             )
         self._seed = seed
         self._gradient = GradientFunction(
-            _with_every_head(model), self._example_losses, accumulation, jit_compile
+            _with_every_head(model), self._example_losses, accumulation, jit_compile, noise_scale
         )
         self.train_sums = self._sums_variable("train_sums", len(_TRAIN))
         self.test_sums = self._sums_variable("test_sums", len(_TEST))
@@ -291,7 +292,7 @@ class TrainedModel(keras.Model):
     @property
     def has_workers(self) -> bool:
         """Whether several processes train together."""
-        return isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        return is_multiworker(self.distribute_strategy)
 
     def ask_to_stop(self) -> None:
         """Tell the other workers with the next step, so that all stop at the same one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -43,7 +44,7 @@ class StandardizedConv2D(keras.layers.Conv2D):
         return super().convolution_op(inputs, weights)
 
 
-class Stem(keras.layers.Layer):
+class Stem(keras.layers.Layer, abc.ABC):
     """What the stems share: convolutions with their normalisations by name, and a stride.
 
     Args:
@@ -66,9 +67,9 @@ class Stem(keras.layers.Layer):
             return norm(x, training=training)
         return norm(x)
 
+    @abc.abstractmethod
     def convolutions(self, num_channels: int) -> Iterator[tuple[int, int, int, int]]:
         """Every convolution: channels in and out, side of its kernel, pixels per cell it makes."""
-        raise NotImplementedError
 
     def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """[B, H, W, C] -> [B, H / stride, W / stride, channels], rounded up."""

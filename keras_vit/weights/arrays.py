@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import json
 import math
@@ -78,8 +79,8 @@ class Arrays(Mapping[str, np.ndarray]):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _read(self, name: str, info: ArrayInfo) -> np.ndarray:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _read(self, name: str, info: ArrayInfo) -> np.ndarray: ...
 
 
 def open_arrays(path: str | Path) -> Arrays:

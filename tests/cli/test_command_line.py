@@ -8,22 +8,6 @@ import pytest
 from keras_vit_cli import COMMANDS, main
 
 
-@pytest.fixture
-def keras_vit(capsys):
-    """Run a command in this process: exit status, output, errors."""
-
-    def run(*arguments):
-        status = 0
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            status = stop.code or 0
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
-
-
 def test_help_lists_every_command(keras_vit):
     for arguments in ([], ["--help"], ["-h"]):
         status, output, _ = keras_vit(*arguments)

@@ -5,24 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from keras_vit_cli import main
 
-
-@pytest.fixture
-def keras_vit(capsys, tmp_path, monkeypatch):
-    """Run a command in this process: exit status, output, errors."""
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-    def run(*arguments):
-        status = 0
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            status = stop.code or 0
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

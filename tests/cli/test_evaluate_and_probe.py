@@ -6,8 +6,6 @@ import json
 import numpy as np
 import pytest
 
-from keras_vit_cli import main
-
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
@@ -37,24 +35,8 @@ def files(tmp_path_factory):
     return home
 
 
-@pytest.fixture
-def keras_vit_command(capsys):
-    """Run a command in this process: exit status, output, errors."""
-
-    def run(*arguments):
-        status = 0
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            status = stop.code or 0
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
-
-
-def test_evaluate_writes_files(keras_vit_command, files, tmp_path):
-    status, output, errors = keras_vit_command(
+def test_evaluate_writes_files(keras_vit, files, tmp_path):
+    status, output, errors = keras_vit(
         "evaluate", files / "model.keras", "--data", f"folder:{files}/photos", "--output",
         tmp_path / "out",
     )  # fmt: skip
@@ -74,7 +56,7 @@ def test_evaluate_writes_files(keras_vit_command, files, tmp_path):
     assert (tmp_path / "out" / "confusion.png").stat().st_size > 1000
 
 
-def test_evaluate_refuses_before_the_work(keras_vit_command, files, tmp_path):
+def test_evaluate_refuses_before_the_work(keras_vit, files, tmp_path):
     (tmp_path / "file").write_text("[]")
     data = f"folder:{files}/photos"
     for arguments, message in [
@@ -84,7 +66,7 @@ def test_evaluate_refuses_before_the_work(keras_vit_command, files, tmp_path):
         ((files / "model.keras", "--real-labels", tmp_path / "file"), "holds 0 entries"),
         ((files / "model.keras", "--real-labels", tmp_path / "none"), "No such file"),
     ]:  # fmt: skip
-        status, output, errors = keras_vit_command("evaluate", *arguments, "--data", data)
+        status, output, errors = keras_vit("evaluate", *arguments, "--data", data)
         assert status == 1, arguments
         assert message in errors, (arguments, errors)
         assert not output
@@ -92,8 +74,8 @@ def test_evaluate_refuses_before_the_work(keras_vit_command, files, tmp_path):
 
 
 @pytest.mark.parametrize("model", ["headless", "model"])
-def test_probe_prints_one_line_of_json(keras_vit_command, files, model):
-    status, output, errors = keras_vit_command(
+def test_probe_prints_one_line_of_json(keras_vit, files, model):
+    status, output, errors = keras_vit(
         "probe", files / f"{model}.keras", "--data", f"folder:{files}/photos", "--shots", "1,10",
         "--neighbours", "3",
     )  # fmt: skip
@@ -116,8 +98,8 @@ def test_probe_prints_one_line_of_json(keras_vit_command, files, model):
     assert "10 shots: 3 of 3 classes have fewer training examples" in errors
 
 
-def test_probe_some_kinds(keras_vit_command, files):
-    status, output, errors = keras_vit_command(
+def test_probe_some_kinds(keras_vit, files):
+    status, output, errors = keras_vit(
         "probe", files / "model.keras", "--data", f"folder:{files}/photos", "--kinds", "knn",
         "--neighbours", "5",
     )  # fmt: skip
@@ -125,7 +107,7 @@ def test_probe_some_kinds(keras_vit_command, files):
     assert [name for name in json.loads(output) if "top1" in name] == ["knn_top1", "knn_plain_top1"]
 
 
-def test_probe_refuses_before_the_work(keras_vit_command, files):
+def test_probe_refuses_before_the_work(keras_vit, files):
     data = f"folder:{files}/photos"
     for arguments, message in [
         (("--kinds", "svm"), "fewshot, knn, linear: choose some of these, not svm"),
@@ -137,22 +119,22 @@ def test_probe_refuses_before_the_work(keras_vit_command, files):
         (("--neighbours", "25", "--kinds", "knn"), "choose from 1 to 24"),
         (("--batch-size", "0"), "batch_size must be at least 1"),
     ]:
-        status, output, errors = keras_vit_command(
+        status, output, errors = keras_vit(
             "probe", files / "model.keras", "--data", data, *arguments
         )
         assert status == 1, arguments
         assert message in errors, (arguments, errors)
         assert not output
-    status, _, errors = keras_vit_command("probe", files / "none.keras", "--data", data)
+    status, _, errors = keras_vit("probe", files / "none.keras", "--data", data)
     assert status == 1
     assert "There is nothing at" in errors
 
 
-def test_help_teaches(keras_vit_command):
-    status, output, _ = keras_vit_command("probe", "--help")
+def test_help_teaches(keras_vit):
+    status, output, _ = keras_vit("probe", "--help")
     assert status == 0
     for text in ("fewshot", "big_vision", "DINO", "--shots", "penalty", "frozen"):
         assert text in output
-    status, output, _ = keras_vit_command("evaluate", "--help")
+    status, output, _ = keras_vit("evaluate", "--help")
     for text in ("--real-labels", "real.json", "confusion.csv", "calibration"):
         assert text in output

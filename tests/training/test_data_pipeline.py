@@ -176,6 +176,31 @@ def test_the_shares_of_several_processes_are_parts_of_what_one_sees(
             np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+class DamagedSource(NumberedSource):
+    """Of which one picture is none."""
+
+    def _read(self, numbers):
+        def damaged(example):
+            bad = tf.equal(example["name"], "5")
+            return {**example, "image_bytes": tf.where(bad, "no image", example["image_bytes"])}
+
+        return super()._read(numbers).map(damaged)
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(mixup=0.5), TIMM])
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_cannot_be_decoded_is_blank_and_mixes_with_nothing(augmentation, count, capsys):
+    source = DamagedSource()
+    lost = 0
+    for index in range(count):
+        for images, targets, weights in batches_of(source, augmentation, share=Share(index, count)):
+            np.testing.assert_allclose(targets.sum(axis=1), weights, atol=1e-6)
+            assert not images[weights == 0].any()
+            lost += (weights == 0).sum()
+    assert lost == 1
+    assert "5 is left out" in capsys.readouterr().out
+
+
 def test_a_batch_that_the_workers_cannot_share_is_refused():
     with pytest.raises(ValueError, match="batch_size=8 is not a multiple of the 3 workers"):
         batches_of(NumberedSource(), share=Share(0, 3))

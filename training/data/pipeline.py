@@ -133,16 +133,29 @@ def training_batches(
 
         def mixed(step: tf.Tensor, batch: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
             images, targets, weights = batch
-            count = extra + tf.cast(tf.reduce_sum(weights[extra:]), tf.int32)  # not blank
             # Negative places: the images of the epoch have used the others.
-            parts = mix_batch(
-                images[:count], targets[:count], tf.stack([epoch_seed, -1 - step]), augmentation
-            )
-            images, targets = (
-                tf.ensure_shape(
-                    tf.concat([part[extra:], whole[count:]], 0), (own, *whole.shape[1:])
+            seed_here = tf.stack([epoch_seed, -1 - step])
+
+            def all_of_them() -> tuple[tf.Tensor, ...]:
+                return mix_batch(images, targets, seed_here, augmentation)
+
+            def the_others() -> tuple[tf.Tensor, ...]:
+                # Blank ones fill up the last batch, or stand where one could not be decoded.
+                places = tf.where(weights > 0)  # [V, 1]
+                parts = mix_batch(
+                    tf.gather_nd(images, places),
+                    tf.gather_nd(targets, places),
+                    seed_here,
+                    augmentation,
                 )
-                for part, whole in zip(parts, (images, targets), strict=True)
+                return tuple(
+                    tf.tensor_scatter_nd_update(whole, places, part)
+                    for whole, part in zip((images, targets), parts, strict=True)
+                )
+
+            parts = tf.cond(tf.reduce_all(weights > 0), all_of_them, the_others)
+            images, targets = (
+                tf.ensure_shape(part[extra:], (own, *part.shape[1:])) for part in parts
             )
             return images, targets, weights[extra:]
 

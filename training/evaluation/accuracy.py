@@ -142,6 +142,11 @@ def evaluate(
             f"No {split} examples for {len(absent)} of the {len(order)} classes, which have no "
             f"accuracy of their own: {', '.join(absent[:_SHOWN])}{more}"
         )
+    if real and len(real) != len(best):
+        raise ValueError(
+            f"{len(real) - len(best)} images of {source.spec} cannot be decoded: the ReaL labels "
+            f"need all of them. Fetch the data again."
+        )
     real_top1, real_examples = _real_accuracy(best, real) if real else (None, None)
     return Evaluation(
         top1=round(float(top1.mean()), 6),
@@ -213,14 +218,16 @@ def _answers(
     total = math.ceil(source.splits[split] / batch_size)
     results = []
     start = time.perf_counter()
-    for images, labels in with_progress(batches, f"evaluating {split}", total, show_progress):
-        classes = np.asarray(labels)
-        if (classes < 0).any():
-            raise ValueError(
-                f"The split {split} of {source.spec} has examples without a label: choose another."
-            )
-        right = output_of[classes]
-        results.append([right, *(np.asarray(value) for value in judge(images, right))])
+    with source.damage.explained():
+        for images, labels in with_progress(batches, f"evaluating {split}", total, show_progress):
+            classes = np.asarray(labels)
+            if (classes < 0).any():
+                raise ValueError(
+                    f"The split {split} of {source.spec} has examples without a label: choose "
+                    f"another."
+                )
+            right = output_of[classes]
+            results.append([right, *(np.asarray(value) for value in judge(images, right))])
     seconds = time.perf_counter() - start
     answers = _Answers(*(np.concatenate(column) for column in zip(*results, strict=True)))
     finite = np.isfinite(answers.losses) & np.isfinite(answers.confidences)

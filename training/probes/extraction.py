@@ -69,10 +69,14 @@ class FeatureExtractor:
         check_split(source, split, batch_size)
         batches = evaluation_batches(source, split, self._preprocessing, batch_size=batch_size)
         total = math.ceil(source.splits[split] / batch_size)
+        batches = with_progress(batches, f"features {split}", total, show_progress)
         values, labels = [], []
-        for images, classes in with_progress(batches, f"features {split}", total, show_progress):
-            values.append(np.asarray(self._represent(images)))
-            labels.append(np.asarray(classes))
+        with source.damage.explained():
+            for images, classes in with_progress(
+                batches, f"features {split}", total, show_progress
+            ):
+                values.append(np.asarray(self._represent(images)))
+                labels.append(np.asarray(classes))
         features = Features(np.concatenate(values), np.concatenate(labels))
         if (features.labels < 0).any():
             raise ValueError(
