@@ -7,6 +7,7 @@
 
 from keras_vit._version import __version__
 from keras_vit.preprocessing import Preprocessing
+from keras_vit.rollout import attention_rollout
 from keras_vit.saving import load_model
 from keras_vit.variants import count_parameters, create_model, list_models
 from keras_vit.vision_transformer import VisionTransformer
@@ -17,6 +18,7 @@ __all__ = [
     "Preprocessing",
     "VisionTransformer",
     "__version__",
+    "attention_rollout",
     "count_parameters",
     "create_model",
     "from_pretrained",

@@ -245,7 +245,7 @@ class VisionTransformer(keras.Model):
         height_width = image_size or (None, None)
         images = keras.Input((*height_width, num_channels), name="images")  # [B, H, W, C]
         x = stem_layer(images) if stem_layer else images
-        x = patch_embedding(x)  # [B, rows, columns, D]
+        patches = x = patch_embedding(x)  # [B, rows, columns, D]
         if position_embedding != "none":
             x = PositionEmbedding(
                 grid,
@@ -262,7 +262,9 @@ class VisionTransformer(keras.Model):
             x = make_norm(norm, norm_epsilon, policy, "pre_norm")(x)
 
         # === Tokens to logits ===
+        block_inputs = []
         for encoder_block in blocks:
+            block_inputs.append(x)
             x = encoder_block(x)
         last_norm = make_norm(norm, norm_epsilon, policy, "norm") if final_norm else None
         if last_norm and not fc_norm:
@@ -324,8 +326,13 @@ class VisionTransformer(keras.Model):
         self.hidden_dim = hidden_dim
         self.num_classes = num_classes
         self.num_prefix_tokens = prefix_tokens.num_tokens
+        self.has_distillation_head = distillation_head
         self.blocks = blocks
         self._representation = representation
+        # What `attention_rollout` looks at: symbolic tensors on the way from images to logits.
+        self._patches = patches
+        self._block_inputs = block_inputs
+        self._pooling_input = x
         self.preprocessing = preprocessing
         self.labels = labels
 

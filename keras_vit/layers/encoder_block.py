@@ -132,6 +132,17 @@ class EncoderBlock(keras.layers.Layer):
         branch = self.scale2(self.mlp(self.norm2(x), training=training))
         return x + self.drop_path2(branch, training=training)
 
+    def attention_weights(self, x: Any) -> Any:
+        """How much each token attends to each, in every head.
+
+        Args:
+            x: the block's input, tokens [B, N, D].
+
+        Returns:
+            float [B, H, N, N]; 2 H maps for a block with two attentions.
+        """
+        return self.attention.attention_weights(self.norm1(x))
+
     def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """The shape does not change."""
         return input_shape
@@ -230,6 +241,10 @@ class PostNormBlock(EncoderBlock):
         branch = self.norm2(self.mlp(x, training=training))
         return x + self.drop_path2(branch, training=training)
 
+    def attention_weights(self, x: Any) -> Any:
+        """Tokens [B, N, D] to weights [B, H, N, N]."""
+        return self.attention.attention_weights(x)
+
 
 @keras.saving.register_keras_serializable("keras_vit")
 class ParallelBlock(EncoderBlock):
@@ -298,6 +313,12 @@ class TwinBlock(EncoderBlock):
         return x + (
             self.drop_path2(first, training=training) + self.drop_path4(second, training=training)
         )
+
+    def attention_weights(self, x: Any) -> Any:
+        """Tokens [B, N, D] to the weights of both attentions, [B, 2 H, N, N]."""
+        first = super().attention_weights(x)
+        second = self.attention2.attention_weights(self.norm3(x))
+        return keras.ops.concatenate([first, second], axis=1)
 
 
 BLOCKS = {

@@ -147,14 +147,26 @@ class AttentionPooling(keras.layers.Layer):
 
     def call(self, x: Any) -> Any:
         """Tokens [B, N, D] -> [B, D]."""
-        x = x[:, self.num_skipped_tokens :]
-        q = self._heads(self.q(keras.ops.cast(self.query, x.dtype)))  # [1, H, 1, D/H]
-        k, v = self._heads(self.k(x)), self._heads(self.v(x))  # [B, H, N, D/H]
-        logits = keras.ops.matmul(q * self.head_dim**-0.5, keras.ops.transpose(k, (0, 1, 3, 2)))
-        weights = keras.ops.softmax(keras.ops.cast(logits, "float32"), axis=-1)  # [B, H, 1, N]
+        v = self._heads(self.v(x[:, self.num_skipped_tokens :]))  # [B, H, N, D/H]
+        weights = self.attention_weights(x)[:, :, None]  # [B, H, 1, N]
         y = keras.ops.matmul(keras.ops.cast(weights, v.dtype), v)  # [B, H, 1, D/H]
         y = self.projection(keras.ops.reshape(y, (-1, self.num_heads * self.head_dim)))  # [B, D]
         return y + self.mlp(self.norm(y))
+
+    def attention_weights(self, x: Any) -> Any:
+        """How much the query attends to each token.
+
+        Args:
+            x: tokens [B, skipped + N, D], as `call` takes them.
+
+        Returns:
+            float32 [B, H, N]; each row sums to 1.
+        """
+        x = x[:, self.num_skipped_tokens :]
+        q = self._heads(self.q(keras.ops.cast(self.query, x.dtype)))  # [1, H, 1, D/H]
+        k = self._heads(self.k(x))  # [B, H, N, D/H]
+        logits = keras.ops.matmul(q * self.head_dim**-0.5, keras.ops.transpose(k, (0, 1, 3, 2)))
+        return keras.ops.softmax(keras.ops.cast(logits, "float32"), axis=-1)[:, :, 0]
 
     def _heads(self, x: Any) -> Any:
         """[B, N, D] to [B, H, N, D/H]."""

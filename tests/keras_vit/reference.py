@@ -29,8 +29,11 @@ def dense(x, p, name):
     return x @ p[f"{name}/kernel"] + p.get(f"{name}/bias", 0.0)
 
 
-def forward(model, images):
-    """Logits [B, C] of `model` for float images [B, H, W, 3], by its own arguments."""
+def forward(model, images, attention=None):
+    """Logits [B, C] of `model` for float images [B, H, W, 3], by its own arguments.
+
+    The attention [B, H, N, N] of each block is appended to `attention`, if given.
+    """
     p = {v.path: np.asarray(v, np.float64) for v in model.variables}
     a = model.get_config()
     images = np.asarray(images, np.float64)
@@ -45,9 +48,12 @@ def forward(model, images):
         x = norm(x, p, "patch_embedding/norm", epsilon)
     if a["position_embedding"] == "learned":
         x = x + p["position_embedding/position_embedding"]
-    if a["class_token"]:
-        token = p["prefix_tokens/class_token"] + p.get("prefix_tokens/positions", 0.0)
-        x = np.concatenate([np.broadcast_to(token, (b, 1, x.shape[-1])), x], 1)
+    names = ("prefix_tokens/class_token", "prefix_tokens/register_tokens")
+    if prefix := [p[name] for name in names if name in p]:
+        prefix = np.concatenate(prefix, 1) + p.get("prefix_tokens/positions", 0.0)
+        x = np.concatenate([np.broadcast_to(prefix, (b, *prefix.shape[1:])), x], 1)
+    else:
+        prefix = np.zeros((1, 0))
 
     n, d = x.shape[1:]
     heads = a["num_heads"]
@@ -62,12 +68,14 @@ def forward(model, images):
             for part in np.split(qkv, 3, -1)
         )
         weights = softmax(q @ k.transpose(0, 1, 3, 2) * scale)
+        if attention is not None:
+            attention.append(weights)
         y = (weights @ v).transpose(0, 2, 1, 3).reshape(b, n, d)
         x = x + dense(y, p, f"{name}/attention/projection")
         y = norm(x, p, f"{name}/norm2", epsilon)
         x = x + dense(act(dense(y, p, f"{name}/mlp/fc1")), p, f"{name}/mlp/fc2")
     x = norm(x, p, "norm", epsilon)
-    x = x[:, 0] if a["pooling"] == "token" else x[:, int(a["class_token"]) :].mean(1)
+    x = x[:, 0] if a["pooling"] == "token" else x[:, prefix.shape[1] :].mean(1)
     if a["representation_size"]:
         x = np.tanh(dense(x, p, "pre_logits"))
     return dense(x, p, "head") if a["num_classes"] else x

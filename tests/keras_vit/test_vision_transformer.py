@@ -24,6 +24,7 @@ REFERENCE_CASES = {
     "no head": {"num_classes": 0},
     "no positions": {"position_embedding": "none"},
     "patch norm, no patch bias": {"patch_norm": True, "patch_bias": False},
+    "registers": {"register_tokens": 2},
     "rectangles": {"image_size": (12, 20), "patch_size": (6, 4)},
     "mlp_dim": {"mlp_dim": 24},
     "mlp_ratio and epsilon": {"mlp_ratio": 2.5, "norm_epsilon": 1e-3},
