@@ -7,12 +7,16 @@ from collections.abc import Callable
 import tensorflow as tf
 
 
-def decode_image(image_bytes: tf.Tensor, max_pixels: int) -> tf.Tensor:
+def decode_image(
+    image_bytes: tf.Tensor, max_pixels: int, recover_truncated: bool = False
+) -> tf.Tensor:
     """Decode one JPEG, PNG, GIF (first frame) or BMP to RGB, after a look at its header.
 
     Args:
         image_bytes: string scalar.
         max_pixels: limit on height x width, read from the header before anything is decoded.
+        recover_truncated: whether a JPEG that is cut short is decoded as far as it goes, the rest
+            grey. Default False.
 
     Returns:
         uint8 [h, w, 3].
@@ -31,15 +35,18 @@ def decode_image(image_bytes: tf.Tensor, max_pixels: int) -> tf.Tensor:
         return tf.equal(tf.strings.substr(image_bytes, 0, len(magic)), magic)
 
     def within_limit(height: tf.Tensor, width: tf.Tensor) -> list[tf.Operation]:
-        size = tf.abs(tf.cast(height, tf.int64)) * tf.abs(tf.cast(width, tf.int64))
-        message = f"the image header announces more than max_pixels={max_pixels} pixels:"
-        return [tf.debugging.Assert(size <= max_pixels, [message, height, width])]
+        return check_size(height, width, max_pixels)
 
     def jpeg() -> tf.Tensor:
         height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(image_bytes), num=3)
         with tf.control_dependencies(within_limit(height, width)):
             # The accurate transform is the one that PIL uses.
-            return tf.io.decode_jpeg(image_bytes, channels=3, dct_method="INTEGER_ACCURATE")
+            return tf.io.decode_jpeg(
+                image_bytes,
+                channels=3,
+                dct_method="INTEGER_ACCURATE",
+                try_recover_truncated=recover_truncated,
+            )
 
     def png() -> tf.Tensor:
         width, height = _header_ints(image_bytes, offset=16, width=4, big_endian=True)
@@ -48,8 +55,10 @@ def decode_image(image_bytes: tf.Tensor, max_pixels: int) -> tf.Tensor:
 
     def gif() -> tf.Tensor:
         width, height = _header_ints(image_bytes, offset=6, width=2, big_endian=False)
-        with tf.control_dependencies(within_limit(height, width)):
-            return tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
+        frame, (frame_height, frame_width) = _first_gif_frame(image_bytes)
+        limits = within_limit(height, width) + within_limit(frame_height, frame_width)
+        with tf.control_dependencies(limits):
+            return tf.io.decode_image(frame, channels=3, expand_animations=False)
 
     def bmp() -> tf.Tensor:
         width, height = _header_ints(image_bytes, offset=18, width=4, big_endian=False)
@@ -77,6 +86,61 @@ def decode_image(image_bytes: tf.Tensor, max_pixels: int) -> tf.Tensor:
     ]
     pixels = tf.case([(starts_with(magic), fn) for magic, fn in formats], default=unknown)
     return tf.ensure_shape(pixels, (None, None, 3))
+
+
+def check_size(height: tf.Tensor, width: tf.Tensor, max_pixels: int) -> list[tf.Operation]:
+    """Refuse an image that is too large to decode or to resize.
+
+    Args:
+        height: int scalar; negative in a BMP that is stored top-down.
+        width: int scalar.
+        max_pixels: limit on height x width; either side may have 65,535, as in a JPEG.
+
+    Returns:
+        Operations that fail with an InvalidArgumentError, to depend on.
+
+    Example:
+        >>> check_size(tf.constant(3), tf.constant(4), max_pixels=12)
+        []
+    """
+    height, width = (tf.abs(tf.cast(side, tf.int64)) for side in (height, width))
+    message = f"the image has more than max_pixels={max_pixels} pixels, or a side above 65535:"
+    fits = (height * width <= max_pixels) & (tf.maximum(height, width) <= 65535)
+    check = tf.debugging.Assert(fits, [message, height, width])
+    return [] if check is None else [check]  # None where it is checked at once
+
+
+def _first_gif_frame(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
+    """A GIF cut off after its first frame, and that frame's height and width.
+
+    The decoder would unpack every frame, and a frame of 4 GB fits into a file of 2 MB. An offset
+    behind the end of a damaged file is an error of the slice that uses it.
+    """
+    data = tf.io.decode_raw(image_bytes, tf.uint8)
+
+    def byte(position: tf.Tensor | int) -> tf.Tensor:
+        return tf.cast(data[position], tf.int32)
+
+    def colours(flags: tf.Tensor) -> tf.Tensor:
+        """Bytes of the table of colours that the flags announce."""
+        size = 3 * tf.bitwise.left_shift(2, tf.bitwise.bitwise_and(flags, 7))
+        return tf.where(flags >= 128, size, 0)
+
+    def after_blocks(position: tf.Tensor) -> tf.Tensor:
+        """The position after a chain of blocks, each led by its length; a length of 0 ends it."""
+        (last,) = tf.while_loop(lambda p: byte(p) > 0, lambda p: (p + 1 + byte(p),), (position,))
+        return last + 1
+
+    position = 13 + colours(byte(10))
+    (position,) = tf.while_loop(  # over extensions: comments, delays, loops
+        lambda p: tf.equal(byte(p), 0x21), lambda p: (after_blocks(p + 2),), (position,)
+    )
+    is_frame = tf.debugging.Assert(tf.equal(byte(position), 0x2C), ["the GIF has no frame"])
+    with tf.control_dependencies([] if is_frame is None else [is_frame]):
+        width = byte(position + 5) + 256 * byte(position + 6)
+    height = byte(position + 7) + 256 * byte(position + 8)
+    end = after_blocks(position + 11 + colours(byte(position + 9)))
+    return tf.strings.substr(image_bytes, 0, end) + b"\x3b", (height, width)
 
 
 def _header_ints(

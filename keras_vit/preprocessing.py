@@ -7,6 +7,8 @@ drift apart. A model carries its `Preprocessing` in its config.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import math
 import numbers
 from collections.abc import Iterable
@@ -49,6 +51,8 @@ class Preprocessing:
             (0.5, 0.5, 0.5): with the default mean the output range is [-1, 1].
         max_pixels: an image whose header announces more pixels is refused before it is decoded.
             Default 50 million.
+        recover_truncated: whether a JPEG that is cut short is decoded as far as it goes, instead
+            of being refused. Default False.
 
     Raises:
         ValueError: if a field is out of its range; the message names the field.
@@ -68,6 +72,7 @@ class Preprocessing:
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     max_pixels: int = 50_000_000
+    recover_truncated: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", size_pair(self.image_size, "image_size"))
@@ -128,6 +133,12 @@ class Preprocessing:
         """Shape of one image as the model takes it: (height, width, 3)."""
         return (*size_pair(self.image_size, "image_size"), 3)
 
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that change with any field: what a client can insist on."""
+        text = json.dumps(self.get_config(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
     def replace(self, **fields: Any) -> Preprocessing:
         """A copy with some fields changed, e.g. `spec.replace(image_size=384)`."""
         return dataclasses.replace(self, **fields)
@@ -170,7 +181,7 @@ class Preprocessing:
             >>> spec(tf.io.encode_jpeg(tf.zeros([20, 30, 3], tf.uint8))).shape
             TensorShape([16, 16, 3])
         """
-        return self.from_pixels(decode_image(image_bytes, self.max_pixels))
+        return self.from_pixels(decode_image(image_bytes, self.max_pixels, self.recover_truncated))
 
     def from_pixels(self, pixels: tf.Tensor) -> tf.Tensor:
         """Decoded pixels of any size to the model's input.
@@ -207,7 +218,7 @@ class Preprocessing:
         shape = tf.shape(pixels)
         resized_size, offset = self._resize_plan(shape[1], shape[2])
         resized = tf.raw_ops.ScaleAndTranslate(
-            images=tf.cast(pixels, tf.float32),
+            images=pixels,  # the operation takes bytes as they are: no copy of four times the size
             size=[height, width],
             scale=tf.cast(resized_size, tf.float32) / tf.cast(shape[1:3], tf.float32),
             translation=-tf.cast(offset, tf.float32),

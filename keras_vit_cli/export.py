@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from keras_vit_cli.arguments import call
-from keras_vit_cli.sources import open_model
+from keras_vit_cli.sources import accuracy_of, open_model
 
 
 def export(
@@ -17,7 +17,9 @@ def export(
     version: int | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
     top_k: int = 10,
-    image_size: int | None = None,
+    batch_sizes: tuple[int, ...] = (1, 2, 4, 8),
+    image_size: int | tuple[int, int] | None = None,
+    recover_truncated: bool = False,
     architecture: str | None = None,
 ) -> None:
     """Write BASE/N/, a SavedModel that TF Serving takes as it is.
@@ -32,13 +34,28 @@ def export(
         version: the number N; the next free one if left out.
         dtype: of weights and computation; bfloat16 halves the size.
         top_k: how many classes an answer holds, at most.
-        image_size: another input size than the model's own; positions are resampled.
+        batch_sizes: that a server with batching runs the model at; each is warmed up before the
+            version answers. Fewer start faster.
+        image_size: another input size than the model's own, one side or height and width; positions
+            are resampled.
+        recover_truncated: decode a JPEG that is cut short as far as it goes, instead of answering
+            valid=False.
         architecture: a timm name, for arrays that do not say of which model they are.
     """
     from serving.export import export_model
+    from serving.model_card import Origin
 
     loaded = open_model(model, architecture, image_size)
-    result = export_model(loaded, base, version=version, dtype=dtype, top_k=top_k)
+    loaded.preprocessing = loaded.preprocessing.replace(recover_truncated=recover_truncated)
+    result = export_model(
+        loaded,
+        base,
+        version=version,
+        dtype=dtype,
+        top_k=top_k,
+        batch_sizes=batch_sizes,
+        origin=Origin(model, accuracy_of(model)),
+    )
     print(
         f"{result.path}\n"
         f"  signatures   {', '.join(result.signatures)}\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,16 @@ import tensorflow as tf
 
 from keras_vit import VisionTransformer
 from keras_vit.atomic_files import hidden_sibling, publish
+from serving.configuration.batching import BatchingParameters
 from serving.export_check import check_export
-from serving.signatures import ServedModel
+from serving.model_card import Origin, write_card
+from serving.output_names import name_outputs
+from serving.signatures import MAX_IMAGES, ServedModel
 from serving.version_directory import list_versions
+from serving.warmup_records import write_warmup
 
 DTYPES = ("float32", "bfloat16")
+BATCH_SIZES = (1, 2, 4, 8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +51,8 @@ def export_model(
     version: int | None = None,
     dtype: str = "float32",
     top_k: int = 10,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    origin: Origin | None = None,
 ) -> Export:
     """Write `BASE/N/`, check it the way TF Serving loads it, and publish it in one rename.
 
@@ -57,6 +65,9 @@ def export_model(
         version: the number N, positive. Default None: one more than the highest there.
         dtype: "float32" or "bfloat16" for weights and computation; outputs are float32.
         top_k: how many classes an answer holds, at most. Default 10.
+        batch_sizes: that a server with batching runs the model at, increasing; each is warmed up.
+            Default 1, 2, 4 and 8.
+        origin: what the model card says about where the model comes from. Default None: nothing.
 
     Returns:
         An `Export`.
@@ -75,6 +86,7 @@ def export_model(
         raise ValueError(f"dtype must be one of {DTYPES}, not {dtype!r}.")
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k}.")
+    batching = _batching_parameters(batch_sizes)
     base = Path(base).absolute()
     target = _target(base, version)
     copy = serving_copy(model, dtype)
@@ -86,6 +98,10 @@ def export_model(
         tf.saved_model.save(
             served.trackable, str(directory), signatures=signatures, options=options
         )
+        name_outputs(directory, copy.preprocessing.fingerprint)
+        (directory / "batching_params.pbtxt").write_text(batching.to_text())
+        write_card(directory, copy, dtype, origin or Origin())
+        write_warmup(directory, signatures, batch_sizes, copy.preprocessing.output_shape[:2])
         check = check_export(directory, model, dtype)
         megabytes = sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()) / 1e6
         _publish(directory, target)
@@ -122,6 +138,23 @@ def serving_copy(model: VisionTransformer, dtype: str) -> VisionTransformer:
     for variable in copy.weights:
         variable.assign(np.asarray(values[variable.path]))
     return copy
+
+
+def _batching_parameters(batch_sizes: Sequence[int]) -> BatchingParameters:
+    """What the version's own batching file says: waiting a little pays more than it costs."""
+    largest = max(batch_sizes, default=0)
+    if largest > MAX_IMAGES:
+        raise ValueError(
+            f"batch_sizes are {tuple(batch_sizes)}, but a request may hold {MAX_IMAGES} images."
+        )
+    return BatchingParameters(
+        max_batch_size=MAX_IMAGES,
+        max_execution_batch_size=largest,
+        enable_large_batch_splitting=True,
+        allowed_batch_sizes=tuple(batch_sizes),
+        batch_timeout_micros=2000,
+        max_enqueued_batches=100,
+    )
 
 
 def _target(base: Path, version: int | None) -> Path:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
-import re
 import time
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow_serving.apis import prediction_log_pb2
 
-from keras_vit import VisionTransformer
+from keras_vit import VisionTransformer, attention_rollout
 from keras_vit.decoding import decode_image
+from serving.tensors import read_tensor
+from serving.warmup_records import WARMUP_FILE, example
 
-# What a C++ server without Python, XLA or add-on libraries cannot run.
-_UNSERVABLE = re.compile(r"(Eager)?PyFunc(Stateless)?|Xla.*|.*>.*")
+# The operations that TensorFlow 2.19 and 2.20 both have, one in a line, without those of Python,
+# XLA, TPUs and collectives: what a C++ server of these versions can run.
+_OPERATIONS_FILE = "served_operations.txt"
 # float32 answers differ by rounding only; bfloat16 keeps 8 bits of each product.
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 _BAD = (b"", b"not an image")
@@ -56,17 +60,17 @@ def check_export(directory: Path, model: VisionTransformer, dtype: str) -> Check
 
     Example:
         >>> import tempfile
-        >>> from serving.signatures import ServedModel
+        >>> from serving.export import export_model
         >>> model = VisionTransformer(32, 8, hidden_dim=16, depth=1, num_heads=2, num_classes=3)
-        >>> served, directory = ServedModel(model), tempfile.mkdtemp()
-        >>> tf.saved_model.save(served.trackable, directory, signatures=served.signatures())
-        >>> check_export(Path(directory), model, "float32").largest_difference < 1e-4
+        >>> export = export_model(model, tempfile.mkdtemp())
+        >>> check_export(export.path, model, "float32").largest_difference < 1e-4
         True
     """
     _check_operations(directory)
     photographs = check_images()
     inputs = tf.stack([model.preprocessing(data) for data in photographs])
     embedding = np.asarray(model.representation_model()(inputs), np.float32)
+    attention = np.asarray(attention_rollout(model, inputs))
     probabilities = None
     if model.num_classes:
         probabilities = np.asarray(keras.ops.softmax(tf.cast(model(inputs), tf.float32)))
@@ -79,6 +83,8 @@ def check_export(directory: Path, model: VisionTransformer, dtype: str) -> Check
         difference = _check_vectors(
             served, "embed", "embedding", photographs, embedding, tolerance * scale
         )
+        _check_vectors(served, "attention", "attention", photographs, attention, tolerance)
+        _check_warmup(served, directory)
         if probabilities is None:
             return CheckResult(difference, load_seconds)
         difference = _check_vectors(
@@ -88,7 +94,7 @@ def check_export(directory: Path, model: VisionTransformer, dtype: str) -> Check
         for signature, batch in {
             "serving_default": np.array(photographs, object),
             "images": np.stack(pixels),
-            "classify": np.array([_example(data) for data in photographs], object),
+            "classify": np.array([example(d).SerializeToString() for d in photographs], object),
         }.items():
             _check_labels(served, signature, batch, probabilities, model.labels, tolerance)
     return CheckResult(difference, load_seconds)
@@ -107,6 +113,7 @@ class _Signatures:
         self._session = session
         meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], str(directory))
         self._signatures = meta_graph.signature_def
+        self.names = [name for name in self._signatures if not name.startswith("__")]
 
     def __call__(self, name: str, value: np.ndarray) -> dict[str, np.ndarray]:
         signature = self._signatures[name]
@@ -116,13 +123,21 @@ class _Signatures:
 
 
 def _check_operations(directory: Path) -> None:
-    """Refuse operations that TF Serving does not have."""
+    """Refuse operations that TF Serving 2.19 or 2.20 does not have, and functions for XLA alone."""
     saved_model = saved_model_pb2.SavedModel()
     saved_model.ParseFromString((directory / "saved_model.pb").read_bytes())
     graph = saved_model.meta_graphs[0].graph_def
-    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
-    if refused := sorted({node.op for node in nodes if _UNSERVABLE.fullmatch(node.op)}):
-        raise RuntimeError(f"The export holds operations that TF Serving cannot run: {refused}.")
+    functions = graph.library.function
+    nodes = [*graph.node, *(node for function in functions for node in function.node_def)]
+    known = importlib.resources.files("serving").joinpath(_OPERATIONS_FILE).read_text().split()
+    # A function can be called by its name too, as if it were an operation.
+    known += [function.signature.name for function in functions]
+    if refused := sorted({node.op for node in nodes} - set(known)):
+        raise RuntimeError(
+            f"The export holds operations that TF Serving 2.19 and 2.20 do not have: {refused}."
+        )
+    if compiled := [f.signature.name for f in functions if f.attr["_XlaMustCompile"].b]:
+        raise RuntimeError(f"The export holds functions that only XLA can run: {compiled}.")
 
 
 def _check_vectors(
@@ -133,7 +148,7 @@ def _check_vectors(
     expected: np.ndarray,
     tolerance: float,
 ) -> float:
-    """A signature of encoded images that gives a vector [N, C] and `valid`; the difference."""
+    """A signature of encoded images that gives numbers [N, …] and `valid`; the difference."""
     mixed = [good[0], _BAD[0], good[1], _BAD[1]]
     answer = served(signature, np.array(mixed, object))
     valid = answer["valid"].tolist()
@@ -174,10 +189,26 @@ def _check_labels(
     _require(len(empty["scores"]) == 0, signature, "an empty batch has an answer")
 
 
-def _example(data: bytes) -> bytes:
-    value = tf.train.Feature(bytes_list=tf.train.BytesList(value=[data]))
-    features = tf.train.Features(feature={"image/encoded": value})
-    return tf.train.Example(features=features).SerializeToString()
+def _check_warmup(served: _Signatures, directory: Path) -> None:
+    """Every signature answers the first, smallest of its warm-up requests."""
+    seen = set()
+    for record in tf.compat.v1.io.tf_record_iterator(str(directory / WARMUP_FILE)):
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+        if log.HasField("classify_log"):
+            request: Any = log.classify_log.request
+            examples = request.input.example_list.examples
+            inputs = np.array([e.SerializeToString() for e in examples], object)
+        else:
+            request = log.predict_log.request
+            (tensor,) = request.inputs.values()
+            inputs = read_tensor(tensor)
+        signature = request.model_spec.signature_name
+        if signature not in seen:
+            seen.add(signature)
+            answer = served(signature, inputs)
+            _require(answer.get("valid", np.array(True)).all(), signature, "warm-up images are bad")
+    missing = sorted(set(served.names) - seen)
+    _require(not missing, ", ".join(missing), "there is no warm-up request")
 
 
 def _require(condition: bool, signature: str, problem: str) -> None:

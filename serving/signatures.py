@@ -12,10 +12,10 @@ import keras
 import tensorflow as tf
 
 from keras_vit import VisionTransformer
+from keras_vit.decoding import check_size
+from keras_vit.rollout import rollout_function
 
-# How many images of one request are decoded at the same time, at most; the threads are those of
-# the server's own pool.
-_PARALLEL_DECODES = 16
+MAX_IMAGES = 256  # in one request: some thousand would take all memory
 
 Outputs = dict[str, tf.Tensor]
 
@@ -33,13 +33,14 @@ class ServedModel:
     Example:
         >>> model = VisionTransformer(32, 8, hidden_dim=16, depth=1, num_heads=2, num_classes=3)
         >>> sorted(ServedModel(model).signatures())
-        ['classify', 'embed', 'images', 'probabilities', 'serving_default']
+        ['attention', 'classify', 'embed', 'images', 'probabilities', 'serving_default']
     """
 
     def __init__(self, model: VisionTransformer, top_k: int = 10) -> None:
         self._model = model
         self._preprocessing = model.preprocessing
         self._representation = model.representation_model()
+        self._rollout = rollout_function(model)
         self._top_k = min(top_k, model.num_classes)
         self._labels = list(model.labels or map(str, range(model.num_classes)))
         # Each weight once, as the variable that the functions capture: TF Serving's loader
@@ -51,12 +52,13 @@ class ServedModel:
         """The traced functions by signature name.
 
         Returns:
-            `embed`, and, if the model has a head, `serving_default`, `probabilities`, `images` and
-            `classify`: concrete functions for `tf.saved_model.save`.
+            `embed` and `attention`, and, if the model has a head, `serving_default`,
+            `probabilities`, `images` and `classify`: concrete functions for `tf.saved_model.save`.
         """
         image_bytes = tf.TensorSpec([None], tf.string, name="image_bytes")
         signatures: dict[str, tuple[Callable[..., Outputs], tf.TensorSpec]] = {
-            "embed": (self._embed, image_bytes)
+            "embed": (self._embed, image_bytes),
+            "attention": (self._attention, image_bytes),
         }
         if self._model.num_classes:
             height_width = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
@@ -89,9 +91,16 @@ class ServedModel:
         embedding, valid = self._from_bytes(image_bytes, self._embedding)
         return {"embedding": embedding, "valid": valid}
 
+    def _attention(self, image_bytes: tf.Tensor) -> Outputs:
+        attention, valid = self._from_bytes(image_bytes, self._rollout)
+        return {"attention": attention, "valid": valid}
+
     def _images(self, images: tf.Tensor) -> Outputs:
         images = tf.ensure_shape(images, (None, None, None, 3))  # [N, h, w, 3]
         shape = tf.shape(images)
+        checks = check_size(shape[1], shape[2], self._preprocessing.max_pixels)
+        with tf.control_dependencies([*checks, _check_count(shape[0])]):
+            images = tf.identity(images)
         # An empty batch would fail inside the fused matrix products: give them one row.
         padding = tf.maximum(1 - shape[0], 0)
         images = tf.pad(images, [[0, padding], [0, 0], [0, 0], [0, 0]])
@@ -140,22 +149,24 @@ class ServedModel:
 
         Args:
             image_bytes: string [N].
-            compute: normalised images, float32 [M, H, W, 3] with M > 0 -> float32 [M, C].
+            compute: normalised images, float32 [M, H, W, 3] with M > 0 -> float32 [M, …].
             unwrap: string scalar -> encoded image, string scalar.
 
         Returns:
-            float32 [N, C], and whether each image was good, bool [N].
+            float32 [N, …], and whether each image was good, bool [N].
         """
         image_bytes = tf.ensure_shape(image_bytes, (None,))
         count = tf.size(image_bytes)
+        with tf.control_dependencies([_check_count(count)]):
+            image_bytes = tf.identity(image_bytes)
         where, images = self._decode_good(image_bytes, unwrap)
         good = tf.size(where)
-        values = compute(images)[:good]  # [M, C]
+        values = compute(images)[:good]  # [M, …]
         where = where[:, None]
-        return (
-            tf.scatter_nd(where, values, tf.stack([count, values.shape[1]])),
-            tf.scatter_nd(where, tf.ones([good], tf.bool), [count]),
-        )
+        shape = tf.concat([[count], tf.shape(values)[1:]], axis=0)
+        # The static shape tells callers what comes: scatter_nd forgets it.
+        scattered = tf.ensure_shape(tf.scatter_nd(where, values, shape), [None, *values.shape[1:]])
+        return scattered, tf.scatter_nd(where, tf.ones([good], tf.bool), [count])
 
     def _decode_good(
         self, image_bytes: tf.Tensor, unwrap: Callable[[tf.Tensor], tf.Tensor]
@@ -169,7 +180,7 @@ class ServedModel:
         positions = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
         decoded = positions.map(
             lambda position, data: (position, self._preprocessing(unwrap(data))),
-            num_parallel_calls=_PARALLEL_DECODES,
+            num_parallel_calls=tf.data.AUTOTUNE,  # with tuning off: the threads of the server
             deterministic=True,
         ).ignore_errors()
         # One blank image at the end: the batch is never empty, whatever was sent.
@@ -182,3 +193,9 @@ class ServedModel:
         where, images = batch.with_options(options).get_single_element()
         good = tf.size(where) - 1
         return where[:good], images[: tf.maximum(good, 1)]
+
+
+def _check_count(count: tf.Tensor) -> tf.Operation:
+    """Refuse a request of too many images."""
+    message = f"a request may hold {MAX_IMAGES} images; this one holds:"
+    return tf.debugging.Assert(count <= MAX_IMAGES, [message, count])

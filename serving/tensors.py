@@ -45,8 +45,9 @@ _KIND_OF_DTYPE = {kind.dtype: kind for kind in _KINDS.values()}
 # Field number and wire type of the two packed fields whose bytes are the array's own bytes.
 _RAW_FIELDS = {"float_val": b"\x2a", "double_val": b"\x32"}
 
-# No machine holds a tensor of more elements; a larger shape is a mistake or an attack.
-_MAX_ELEMENTS = 2**40
+# A short message may stand for a large tensor, whose last value is repeated; not for any tensor: a
+# few bytes would take all memory.
+_MAX_EXPANDED_BYTES = 2**28
 
 
 def write_tensor(proto: Any, array: Any, *, typed_fields: bool = False) -> None:
@@ -115,13 +116,13 @@ def read_tensor(proto: Any) -> np.ndarray:
     if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
         raise ValueError(f"a tensor needs a known shape, not {list(shape)}")
     count = math.prod(shape)
-    if count > _MAX_ELEMENTS:
-        raise ValueError(f"a tensor of shape {list(shape)} has too many elements")
     if proto.dtype == wire.DT_STRING:
+        _check_expansion(shape, 8 * count, proto)
         return _read_text(proto, count).reshape(shape)
     kind = _KIND_OF_DTYPE.get(proto.dtype)
     if kind is None:
         raise ValueError(f"tensors of data type number {proto.dtype} are not supported")
+    _check_expansion(shape, kind.stored.itemsize * count, proto)
     if proto.tensor_content:
         if len(proto.tensor_content) != count * kind.stored.itemsize:
             raise ValueError(
@@ -134,6 +135,15 @@ def read_tensor(proto: Any) -> np.ndarray:
     if proto.dtype == wire.DT_BFLOAT16:
         values = (values.astype(np.uint32) << 16).view(np.float32)
     return values.reshape(shape)
+
+
+def _check_expansion(shape: tuple[int, ...], size: int, proto: Any) -> None:
+    """Refuse a shape of `size` bytes that is far larger than the message."""
+    if size > _MAX_EXPANDED_BYTES and size > 8 * proto.ByteSize():
+        raise ValueError(
+            f"a tensor of shape {list(shape)} takes {size} bytes, but the message has only "
+            f"{proto.ByteSize()}"
+        )
 
 
 def _write_typed(proto: Any, raw: np.ndarray, kind: _Kind) -> None:

@@ -2,15 +2,18 @@
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 import tensorflow as tf
 
+from serving.configuration.batching import BATCHING_FILE, BatchingParameters
+from serving.local_server.metrics import Metrics
 from serving.local_server.model_config import ModelConfig
 from serving.local_server.servable import Servable
 from serving.local_server.status import StatusError, code_of, invalid, raise_runtime_error
@@ -18,6 +21,8 @@ from serving.local_server.warmup import warm_up
 from serving.version_directory import list_versions, snapshot
 
 logger = logging.getLogger(__name__)
+
+Batching = BatchingParameters | Literal["per_version"] | None
 
 
 class State(IntEnum):
@@ -61,14 +66,25 @@ class ModelManager:
     Args:
         configs: the models to serve.
         poll_seconds: how often to look at the directories, above 0.
+        metrics: where what happens is counted. Default: nowhere that anyone looks.
+        batching: sizes and times of batches; "per_version" takes them from the file
+            `batching_params.pbtxt` of each version, if it has one. Default None: no batching.
 
     Example:
         `manager = ModelManager([ModelConfig("digits", "/models/digits")], poll_seconds=1.0)`
     """
 
-    def __init__(self, configs: Sequence[ModelConfig], poll_seconds: float):
+    def __init__(
+        self,
+        configs: Sequence[ModelConfig],
+        poll_seconds: float,
+        metrics: Metrics | None = None,
+        batching: Batching = None,
+    ):
         self._configs = {config.name: config for config in configs}
         self._poll_seconds = poll_seconds
+        self.metrics = metrics or Metrics()
+        self._batching = batching
         self._versions: dict[str, dict[int, Version]] = {}
         # Guards the tables above; held for moments only, never while loading.
         self._changed = threading.Condition()
@@ -231,19 +247,33 @@ class ModelManager:
             self._versions[name][number] = entry
         logger.info("loading %s version %d from %s", name, number, path)
         servable = None
+        start = time.monotonic()
         try:
             servable = Servable(name, number, path)
-            warm_up(servable, path)
+            warm_up(servable, path, self.metrics)
+            if (parameters := self._batching_parameters(path)) is not None:
+                servable.start_batching(parameters, self.metrics)
         except Exception as error:  # noqa: BLE001 - broken files raise anything; old versions go on
             if servable is not None:
                 servable.close()
+            self.metrics.loaded(path, time.monotonic() - start, success=False)
             logger.error("cannot load %s version %d: %s", name, number, error)
             with self._changed:
                 entry.state, entry.error = State.END, error
             return
         with self._changed:
             entry.state, entry.servable = State.AVAILABLE, servable
+        self.metrics.loaded(path, time.monotonic() - start, success=True)
         logger.info("%s version %d is available", name, number)
+
+    def _batching_parameters(self, path: str) -> BatchingParameters | None:
+        if self._batching != "per_version":
+            return self._batching
+        file = f"{path}/{BATCHING_FILE}"
+        if not tf.io.gfile.exists(file):
+            return None  # as on TF Serving: a model without the file is not batched
+        with tf.io.gfile.GFile(file) as opened:
+            return BatchingParameters.parse(opened.read())
 
     def _unload(self, name: str, number: int, entry: Version) -> None:
         with self._changed:

@@ -58,6 +58,7 @@ class RestServer:
         manager: has the models.
         host: address to listen on.
         port: 0 picks a free one.
+        metrics_path: where the Prometheus page is. Default None: nowhere.
 
     Raises:
         OSError: if the port is taken.
@@ -66,9 +67,16 @@ class RestServer:
         `RestServer(manager, "127.0.0.1", 8501).start()`
     """
 
-    def __init__(self, manager: ModelManager, host: str, port: int):
+    def __init__(
+        self,
+        manager: ModelManager,
+        host: str,
+        port: int,
+        metrics_path: str | None = None,
+    ):
         class Handler(_Handler):
             models = manager
+            prometheus = metrics_path
 
         class Server(ThreadingHTTPServer):
             address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -93,9 +101,13 @@ class _Handler(BaseHTTPRequestHandler):
     """Answers one request per connection."""
 
     models: ModelManager
+    prometheus: str | None
     timeout = 10  # seconds that a silent connection is kept
 
     def do_GET(self) -> None:
+        if self.path == self.prometheus:
+            self._send(200, "text/plain", self.models.metrics.page())
+            return
         self._respond(_GET.fullmatch(self.path), self._get)
 
     def do_POST(self) -> None:
@@ -115,7 +127,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             if match is None:
-                raise invalid(f"Malformed request: {self.command} {self.path}")
+                with self.models.metrics.request("", "", "REST"):
+                    raise invalid(f"Malformed request: {self.command} {self.path}")
             status, body = 200, answer(match)
         except StatusError as error:
             status, body = _HTTP_STATUS.get(error.code, 500), {"error": error.message}
@@ -130,6 +143,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def _get(self, match: re.Match) -> Any:
+        with self.models.metrics.request(match["name"], "", "REST"):
+            return self._describe(match)
+
+    def _describe(self, match: re.Match) -> Any:
+        """The signatures or the state of a model."""
         if match["metadata"]:
             request = get_model_metadata_pb2.GetModelMetadataRequest(
                 metadata_field=["signature_def"]
@@ -147,9 +165,9 @@ class _Handler(BaseHTTPRequestHandler):
         return _to_dict(get_status(self.models, request))
 
     def _post(self, match: re.Match) -> Any:
-        body = parse_body(self._read_body())
         answer = {"predict": self._predict, "classify": self._classify, "regress": self._regress}
-        return answer[match["verb"]](match, body)
+        with self.models.metrics.request(match["name"], match["verb"], "REST"):
+            return answer[match["verb"]](match, parse_body(self._read_body()))
 
     def _read_body(self) -> bytes:
         length = self.headers.get("Content-Length", "0")
@@ -171,13 +189,18 @@ class _Handler(BaseHTTPRequestHandler):
             if name not in servable.signatures:
                 raise invalid(f'Serving signature name: "{name}" not found in signature def')
             row_format = fill_inputs(request, body, servable.signatures[name])
-            return render_outputs(predict(servable, request, _TIMEOUT), row_format)
+            with self.models.metrics.run(match["name"], "Predict"):
+                response = predict(servable, request, _TIMEOUT)
+            return render_outputs(response, row_format)
 
     def _classify(self, match: re.Match, body: dict[str, Any]) -> Any:
         request = classification_pb2.ClassificationRequest()
         _fill_spec(request.model_spec, match, body)
         fill_examples(request.input, body)
-        with self.models.servable(request.model_spec) as servable:
+        with (
+            self.models.servable(request.model_spec) as servable,
+            self.models.metrics.run(match["name"], "Classify"),
+        ):
             response = classify(servable, request, _TIMEOUT)
         return {
             "results": [
@@ -190,7 +213,10 @@ class _Handler(BaseHTTPRequestHandler):
         request = regression_pb2.RegressionRequest()
         _fill_spec(request.model_spec, match, body)
         fill_examples(request.input, body)
-        with self.models.servable(request.model_spec) as servable:
+        with (
+            self.models.servable(request.model_spec) as servable,
+            self.models.metrics.run(match["name"], "Regress"),
+        ):
             response = regress(servable, request, _TIMEOUT)
         return {"results": [_short(entry.value) for entry in response.result.regressions]}
 

@@ -11,6 +11,9 @@ import tensorflow as tf
 from tensorflow.python.client import pywrap_tf_session
 from tensorflow.python.util import deprecation
 
+from serving.configuration.batching import BatchingParameters
+from serving.local_server.batching import BatchScheduler
+from serving.local_server.metrics import Metrics
 from serving.local_server.status import invalid, raise_runtime_error
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -35,6 +38,7 @@ class Servable:
     def __init__(self, model: str, version: int, path: str):
         self.model = model
         self.version = version
+        self._scheduler: BatchScheduler | None = None
         self._graph = tf.Graph()
         # Only what is needed: another version, or the caller, may use the same device.
         config = tf.compat.v1.ConfigProto(gpu_options={"allow_growth": True})
@@ -52,6 +56,15 @@ class Servable:
         self._graph.finalize()  # threads share it from here on
         self._session._extend_graph()
 
+    def start_batching(self, parameters: BatchingParameters, metrics: Metrics) -> None:
+        """Run the requests of many callers together from now on.
+
+        Args:
+            parameters: sizes and times.
+            metrics: where they are counted.
+        """
+        self._scheduler = BatchScheduler(parameters, self._run, metrics)
+
     def run(
         self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], timeout: float | None
     ) -> dict[str, np.ndarray]:
@@ -68,6 +81,12 @@ class Servable:
         Raises:
             StatusError: if the graph refuses the inputs, fails or takes too long.
         """
+        run = self._run if self._scheduler is None else self._scheduler.run
+        return run(feeds, fetches, timeout)
+
+    def _run(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], timeout: float | None
+    ) -> dict[str, np.ndarray]:
         names = list(dict.fromkeys(fetches))
         options = tf.compat.v1.RunOptions()
         if timeout is not None:
@@ -89,6 +108,8 @@ class Servable:
 
     def close(self) -> None:
         """Free the session and its variables."""
+        if self._scheduler is not None:
+            self._scheduler.stop()
         self._session.close()
 
     def _output(self, name: str) -> Any:

@@ -10,7 +10,10 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-from serving.local_server.manager import ModelManager, State
+from serving.configuration.monitoring import MonitoringConfig
+from serving.configuration.tls import TlsConfig
+from serving.local_server.manager import Batching, ModelManager, State
+from serving.local_server.metrics import Metrics
 from serving.local_server.model_config import ModelConfig
 from serving.local_server.rest import RestServer
 from serving.local_server.services import ModelService, PredictionService
@@ -45,6 +48,11 @@ class LocalServer:
         port: gRPC port; 0 picks a free one.
         rest_port: REST port; 0 picks a free one, None is no REST.
         poll_seconds: how often to look for new versions, above 0.
+        batching: sizes and times of batches; "per_version" takes them from the file
+            `batching_params.pbtxt` of each version. Default None: no batching.
+        tls: key and certificates for the gRPC port, as on TF Serving. Default None: plain text.
+        monitoring: whether, and where on the REST port, there is a Prometheus page. Default None:
+            there is none.
 
     Example:
         `with LocalServer([ModelConfig("digits", "/models/digits")], port=0) as server:
@@ -59,6 +67,9 @@ class LocalServer:
         port: int = 8500,
         rest_port: int | None = None,
         poll_seconds: float = 1.0,
+        batching: Batching = None,
+        tls: TlsConfig | None = None,
+        monitoring: MonitoringConfig | None = None,
     ):
         self._models = list(models)
         # An IPv6 address needs brackets before a port.
@@ -66,12 +77,14 @@ class LocalServer:
         self.port = port
         self.rest_port = rest_port
         self._rest: RestServer | None = None
-        self.manager = ModelManager(models, poll_seconds)
+        self._tls = tls
+        self._metrics_path = monitoring.path if monitoring and monitoring.enable else None
+        self.manager = ModelManager(models, poll_seconds, Metrics(), batching)
         self._poll_seconds = poll_seconds
         # A thread waits for the session while a request runs; more than a few per core only queue.
-        self._server = grpc.server(
-            ThreadPoolExecutor(max(8, 4 * (os.cpu_count() or 1)), "request"), options=_OPTIONS
-        )
+        # With batching they wait for each other, and a batch wants many of them.
+        threads = 64 if batching else max(8, 4 * (os.cpu_count() or 1))
+        self._server = grpc.server(ThreadPoolExecutor(threads, "request"), options=_OPTIONS)
         self._health = _Health()
         add = prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server
         add(PredictionService(self.manager), self._server)
@@ -107,14 +120,16 @@ class LocalServer:
             time.sleep(min(self._poll_seconds, 0.2))
             self.manager.refresh()
         try:
-            self.port = self._server.add_insecure_port(self.address)
+            self.port = self._add_port()
         except RuntimeError as error:
             raise ServeError(f"cannot listen on {self.address}: {error}") from error
         for service in _HEALTH_SERVICES:
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         if self.rest_port is not None:
             try:
-                self._rest = RestServer(self.manager, self._host, self.rest_port)
+                self._rest = RestServer(
+                    self.manager, self._host, self.rest_port, self._metrics_path
+                )
             except OSError as error:
                 raise ServeError(
                     f"cannot listen on {self._host}:{self.rest_port}: {error}"
@@ -143,6 +158,16 @@ class LocalServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def _add_port(self) -> int:
+        if self._tls is None:
+            return self._server.add_insecure_port(self.address)
+        credentials = grpc.ssl_server_credentials(
+            [(self._tls.server_key.encode(), self._tls.server_cert.encode())],
+            root_certificates=self._tls.custom_ca.encode() or None,
+            require_client_auth=self._tls.client_verify,
+        )
+        return self._server.add_secure_port(self.address, credentials)
 
     def _unavailable(self) -> str:
         """Say why a model is not in service; nothing if all are."""

@@ -132,28 +132,39 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     def __init__(self, manager: ModelManager):
         self._manager = manager
 
-    def _infer(self, infer: Callable[..., Any], request: Any, context: grpc.ServicerContext) -> Any:
+    def _infer(self, infer: Callable[..., Any], api: str, request: Any, context: Any) -> Any:
         def handle(timeout: float | None) -> Any:
-            with self._manager.servable(require_spec(request)) as servable:
+            with (
+                self._manager.metrics.request(request.model_spec.name, api, "GRPC"),
+                self._manager.servable(require_spec(request)) as servable,
+                self._manager.metrics.run(request.model_spec.name, api),
+            ):
                 return infer(servable, request, timeout)
 
         return _answer(context, handle)
 
     def Predict(self, request, context):  # noqa: N802, D102 - the service's own name
-        return self._infer(predict, request, context)
+        return self._infer(predict, "Predict", request, context)
 
     def Classify(self, request, context):  # noqa: N802, D102
-        return self._infer(classify, request, context)
+        return self._infer(classify, "Classify", request, context)
 
     def Regress(self, request, context):  # noqa: N802, D102
-        return self._infer(regress, request, context)
+        return self._infer(regress, "Regress", request, context)
 
     def MultiInference(self, request, context):  # noqa: N802, D102
+        metrics = self._manager.metrics
+
         def handle(timeout: float | None) -> Any:
             if not request.tasks:
                 raise invalid("ModelSpec has no name specified.")
             with self._manager.servable(require_spec(request.tasks[0])) as servable:
-                return multi_inference(servable, request, timeout)
+                response = multi_inference(servable, request, timeout)
+            name = request.tasks[0].model_spec.name
+            examples = request.input.example_list.examples
+            metrics.observe("request_example_counts", len(examples), model=name)
+            metrics.count("request_example_count_total", len(examples), model=name)
+            return response
 
         return _answer(context, handle)
 

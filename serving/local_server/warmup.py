@@ -1,5 +1,6 @@
 """Warm-up: replay recorded requests before a version goes into service."""
 
+import time
 from pathlib import PurePosixPath
 
 import grpc
@@ -8,6 +9,7 @@ from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.local_server.inference import classify, multi_inference, regress
+from serving.local_server.metrics import Metrics
 from serving.local_server.predict import predict
 from serving.local_server.servable import Servable
 from serving.local_server.status import StatusError, invalid
@@ -22,12 +24,13 @@ _HANDLERS = {
 }
 
 
-def warm_up(servable: Servable, path: str) -> int:
+def warm_up(servable: Servable, path: str, metrics: Metrics) -> int:
     """Replay a version's warm-up file, if it has one.
 
     Args:
         servable: the loaded version.
         path: its directory.
+        metrics: where requests and time are counted.
 
     Returns:
         How many requests were replayed.
@@ -37,12 +40,12 @@ def warm_up(servable: Servable, path: str) -> int:
             not go into service.
 
     Example:
-        `warm_up(Servable("digits", 1, "models/digits/1"), "models/digits/1")`
+        `warm_up(Servable("digits", 1, "models/digits/1"), "models/digits/1", Metrics())`
     """
     file = f"{path}/{WARMUP_FILE}"
     if not tf.io.gfile.exists(file):
         return 0
-    count = 0
+    count, start = 0, time.monotonic()
     for record in tf.data.TFRecordDataset(file).as_numpy_iterator():
         count += 1
         if count > _MAX_RECORDS:
@@ -57,4 +60,8 @@ def warm_up(servable: Servable, path: str) -> int:
                 grpc.StatusCode.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind}"
             )
         _HANDLERS[kind](servable, getattr(log, kind).request, None)
+    metrics.count("model_warmup_records_read", count, model_path=path, status="OK")
+    metrics.observe(
+        "model_warmup_latency", (time.monotonic() - start) * 1e6, model_path=path, status="OK"
+    )
     return count

@@ -70,6 +70,7 @@ def test_contract(ask):
         "serving_default": {"classes", "scores", "valid"},
         "probabilities": {"probabilities", "valid"},
         "embed": {"embedding", "valid"},
+        "attention": {"attention", "valid"},
         "images": {"classes", "scores"},
         "classify": {"classes", "scores"},
     }
@@ -119,7 +120,7 @@ def test_raw_pixels_and_examples_give_the_same_answer(ask, photo, encode):
     assert set(classified["classes"][3]) == {b""}
 
 
-@pytest.mark.parametrize("signature", ["serving_default", "probabilities", "embed"])
+@pytest.mark.parametrize("signature", ["serving_default", "probabilities", "embed", "attention"])
 def test_bad_images_change_nothing_for_their_neighbours(ask, photo, encode, signature):
     good = [encode(photo(40, 50, seed), "JPEG") for seed in range(5)]
     batch = [good[0], b"garbage" * 9, good[1], good[2], b"", good[3], good[3][:-300], good[4]]
@@ -142,6 +143,7 @@ def test_batches_of_bad_images_only_and_empty_ones(ask):
         ("serving_default", encoded([])),
         ("probabilities", encoded([])),
         ("embed", encoded([])),
+        ("attention", encoded([])),
         ("classify", encoded([])),
         ("images", np.zeros([0, 4, 4, 3], np.uint8)),
     ]:
@@ -224,7 +226,7 @@ def test_a_lora_model_is_exported_merged(model, tmp_path):
 
 def test_a_model_without_a_head_serves_embeddings(tmp_path, tiny_model):
     export = export_model(tiny_model(num_classes=0), tmp_path / "base")
-    assert export.signatures == ("embed",)
+    assert export.signatures == ("attention", "embed")
 
 
 def test_wrong_arguments(model, tmp_path):

@@ -36,6 +36,35 @@ def digits() -> Recipe:
 
 
 @recipe
+def cifar10_tiny() -> Recipe:
+    """CIFAR-10 from scratch in the time of a lunch, on a processor of two cores.
+
+    keras-vit train cifar10_tiny --workdir runs/cifar10
+
+    FIGURES
+    """
+    return Recipe(
+        data="tfds:cifar10",
+        epochs=10,
+        batch_size=128,
+        label_smoothing=0.1,
+        jit_compile=True,
+        model=ModelConfig(
+            image_size=32,
+            patch_size=4,
+            hidden_dim=96,
+            depth=4,
+            num_heads=3,
+            pooling="avg",
+        ),
+        preprocessing=PreprocessingConfig(crop_fraction=1.0),
+        optimizer=OptimizerConfig(learning_rate=2e-3),
+        schedule=ScheduleConfig(warmup_epochs=1.0),
+        augmentation=Augmentation(crop="shift", shift_pixels=4, flip=True),
+    )
+
+
+@recipe
 def folder() -> Recipe:
     """One's own images in folders, from scratch.
 
