@@ -1,7 +1,7 @@
 """The same prediction on a cluster: an Apache Beam pipeline around `RunInference`.
 
-A pipeline writes the files that `predict_offline` writes, and each of the two goes on with what
-the other has left unfinished.
+A pipeline writes the files that `predict_offline` writes, up to what batches of another size change
+in the last digits, and each of the two goes on with what the other has left unfinished.
 """
 
 from __future__ import annotations

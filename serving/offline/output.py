@@ -26,7 +26,7 @@ import tensorflow as tf
 
 from keras_vit.atomic_files import hidden_sibling, publish
 from serving.offline.images import Images
-from serving.offline.model import ModelVersion, Row
+from serving.offline.model import ModelVersion, Row, question
 from serving.offline.shard_files import check_format, open_shard
 
 _VERSION = 1
@@ -108,6 +108,7 @@ class Output:
     def __init__(self, path: str, images: int, settings: Settings) -> None:
         if settings.shard_size < 1:
             raise ValueError(f"shard_size is {settings.shard_size}; it must be at least 1.")
+        question(settings.signature, settings.top_k)
         check_format(settings.file_format)
         self.path = path.rstrip("/")
         self.settings = settings
@@ -203,13 +204,14 @@ class Output:
         return finished if whole and content == (finished.bytes, finished.sha256) else None
 
     def _check_manifest(self, manifest: dict[str, Any]) -> None:
-        if not tf.io.gfile.exists(self._join(_MANIFEST)):
-            names = tf.io.gfile.listdir(self.path) if tf.io.gfile.isdir(self.path) else []
-            if present := [name for name in names if name[0] not in "._"]:
-                raise ValueError(
-                    f"{self.path} holds files that no prediction wrote ({present[0]}): give "
-                    f"another --output."
-                )
+        names = tf.io.gfile.listdir(self.path) if tf.io.gfile.isdir(self.path) else []
+        present = [name for name in names if name[0] not in "._"]
+        if present and _MANIFEST not in names:
+            raise ValueError(
+                f"{self.path} holds files that no prediction wrote ({present[0]}): give another "
+                f"--output."
+            )
+        if not present:  # whatever was tried here before, nothing came of it
             with self._whole_file(_MANIFEST) as temporary:
                 temporary.write_text(json.dumps(manifest, indent=1) + "\n")
             return

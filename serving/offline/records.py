@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
@@ -9,6 +10,11 @@ from typing import Any, Self
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
+
+# The public readers begin at the first record, and end at the first that is damaged.
+from tensorflow.python.lib.io.tf_record import tf_record_random_reader
+
+logger = logging.getLogger(__name__)
 
 _FEATURE = "image/encoded"
 # A record: its length (8 bytes) and the checksum of that (4), the data, the checksum of that (4).
@@ -147,27 +153,17 @@ def _scan(file: str) -> tuple[np.ndarray, int]:
 
 
 def _records(file: str, offsets: np.ndarray) -> Iterator[bytes]:
-    """The data of each record, its checksum compared; empty if it is damaged."""
-    done = 0
-    while done < len(offsets):
+    """The data of each record, its checksums compared; empty if it is damaged."""
+    try:
+        reader = tf_record_random_reader(file)
+    except (OSError, tf.errors.OpError) as error:
+        logger.warning("%s cannot be read: %s", file, error)
+        reader = None
+    for offset in offsets.tolist():
         try:
-            for record in _from(file, int(offsets[done])).take(len(offsets) - done):
-                yield record.numpy()
-                done += 1
-        except tf.errors.OpError:
-            pass
-        if done < len(offsets):  # damaged, or the file has become shorter
+            yield reader.read(offset)[0] if reader is not None else b""
+        except (IndexError, OSError, tf.errors.OpError):  # cut short, gone, damaged
             yield b""
-            done += 1
-
-
-def _from(file: str, offset: int) -> tf.data.Dataset:
-    # The public class has no argument for where to begin.
-    records = tf.raw_ops.TFRecordDatasetV2(
-        filenames=[file], compression_type="", buffer_size=1 << 20, byte_offsets=[offset]
-    )
-    dataset = tf.data.experimental.from_variant(records, tf.TensorSpec([], tf.string))
-    return dataset.prefetch(16)
 
 
 def _image_bytes(record: bytes) -> bytes:
