@@ -250,8 +250,9 @@ class Output:
                     f"--output."
                 ) from error
             # What a killed run was writing.
-            for left in [*folder.glob(".part-*"), *folder.glob(f"{_FINISHED}/.part-*")]:
-                left.unlink()
+            for pattern in (".part-*", f"{_FINISHED}/.part-*", f".{_MANIFEST}.*"):
+                for left in folder.glob(pattern):
+                    left.unlink()
             yield
 
     @contextlib.contextmanager

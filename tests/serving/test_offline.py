@@ -199,6 +199,24 @@ def test_results_of_something_else_are_not_mixed(base, renamed, photos, tmp_path
     assert times(output) == before
 
 
+def test_a_try_that_came_to_nothing_binds_nobody(base, photos, tmp_path):
+    """A manifest without a shard, and what a kill leaves of files that were being written."""
+    output = tmp_path / "out"
+    predict(base, photos, output, shard_size=100)
+    (shard,) = shards(output)
+    shard.unlink()
+    left = [
+        output / f".{shard.name}.123.jsonl",
+        output / "._manifest.json.123.json",
+        output / "_finished" / f".{shard.stem}.json.123.json",
+    ]
+    for path in left:
+        path.write_text("{")
+    assert predict(base, photos, output, signature="embed").finished_before == 0
+    assert "embedding" in rows(output)[0]
+    assert not [path for path in left if path.exists()]
+
+
 def test_files_that_no_prediction_wrote_are_left_alone(base, photos, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("")
