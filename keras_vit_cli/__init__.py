@@ -21,7 +21,8 @@ COMMANDS = {
     "probe": "judge a model's frozen features: few shots, neighbours, a linear layer",
     "export": "write a model as a SavedModel that TF Serving takes as it is",
     "serve": "serve exported models over gRPC",
-    "predict": "ask a server what is in image files",
+    "predict": "ask a server what is in image files, or without one with --offline",
+    "bench": "measure: put load on a server",
 }
 
 

@@ -20,7 +20,9 @@ def predict(
     timeout: float = 30.0,
     json_lines: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Ask a server what is in image files.
+    """Ask a server what is in image files; --offline predicts without one.
+
+    Exports are applied to whole data sets by `keras-vit predict --offline --help`.
 
     Exits with 1 if an image could not be read; the others are answered all the same.
 
@@ -56,4 +58,10 @@ def predict(
 
 def run(arguments: list[str]) -> None:
     """Run the command."""
+    if "--offline" in arguments:
+        from keras_vit_cli import predict_offline
+
+        arguments.remove("--offline")
+        predict_offline.run(arguments)
+        return
     call(predict, "predict", arguments)

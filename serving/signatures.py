@@ -7,6 +7,7 @@ answers an empty batch, and has the batch as the first dimension of every output
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -39,8 +40,16 @@ class ServedModel:
     def __init__(self, model: VisionTransformer, top_k: int = 10) -> None:
         self._model = model
         self._preprocessing = model.preprocessing
-        self._representation = model.representation_model()
-        self._rollout = rollout_function(model)
+        height_width_3 = tf.TensorSpec([None, *model.preprocessing.output_shape])
+
+        def part(function: Callable[[tf.Tensor], tf.Tensor], spec: tf.TensorSpec) -> Any:
+            """Traced once, for all the signatures that it is a part of."""
+            return tf.function(function, input_signature=[spec], autograph=False)
+
+        self._decode = part(model.preprocessing, tf.TensorSpec([], tf.string))
+        self._softmax = part(_softmax(model), height_width_3)
+        self._embedding = part(_embedding(model), height_width_3)
+        self._rollout = part(rollout_function(model), height_width_3)
         self._top_k = min(top_k, model.num_classes)
         self._labels = list(model.labels or map(str, range(model.num_classes)))
         # Each weight once, as the variable that the functions capture: TF Serving's loader
@@ -123,14 +132,6 @@ class ServedModel:
 
     # === Parts ===
 
-    def _softmax(self, images: tf.Tensor) -> tf.Tensor:
-        """Probabilities, float32 [N, num_classes], of normalised images [N, H, W, 3]."""
-        return keras.ops.softmax(tf.cast(self._model(images, training=False), tf.float32))
-
-    def _embedding(self, images: tf.Tensor) -> tf.Tensor:
-        """What the head sees, float32 [N, D], of normalised images [N, H, W, 3]."""
-        return tf.cast(self._representation(images, training=False), tf.float32)
-
     def _top(self, probabilities: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The best classes, string [N, K], and their scores, float32 [N, K], best first."""
         scores, indices = tf.math.top_k(probabilities, self._top_k)
@@ -179,7 +180,7 @@ class ServedModel:
         count = tf.size(image_bytes)
         positions = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
         decoded = positions.map(
-            lambda position, data: (position, self._preprocessing(unwrap(data))),
+            lambda position, data: (position, self._decode(unwrap(data))),
             num_parallel_calls=tf.data.AUTOTUNE,  # with tuning off: the threads of the server
             deterministic=True,
         ).ignore_errors()
@@ -193,6 +194,17 @@ class ServedModel:
         where, images = batch.with_options(options).get_single_element()
         good = tf.size(where) - 1
         return where[:good], images[: tf.maximum(good, 1)]
+
+
+def _softmax(model: VisionTransformer) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Normalised images [N, H, W, 3] to probabilities, float32 [N, num_classes]."""
+    return lambda images: keras.ops.softmax(tf.cast(model(images, training=False), tf.float32))
+
+
+def _embedding(model: VisionTransformer) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Normalised images [N, H, W, 3] to what the head sees, float32 [N, D]."""
+    representation = model.representation_model()
+    return lambda images: tf.cast(representation(images, training=False), tf.float32)
 
 
 def _check_count(count: tf.Tensor) -> tf.Operation:

@@ -114,6 +114,24 @@ def test_the_commands_for_ones_own_images(ran, home):
     assert ran["predict"].count("photos/test/") == 6
 
 
+def test_the_command_for_whole_data_sets(ran, home, environment):
+    shutil.copytree(home / "photos" / "test", home / "archive")
+    (command,) = [block for block in blocks("sh") if "--offline" in block]
+    program, *arguments = shlex.split(command)
+    assert program == "keras-vit"
+    result = subprocess.run(
+        [sys.executable, "-m", "keras_vit_cli", *arguments],
+        cwd=home,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    written = (home / "predictions" / "part-00000-of-00001.jsonl").read_text().splitlines()
+    assert [json.loads(line)["valid"] for line in written] == [True] * 6
+
+
 def test_the_commands_for_any_checkpoint(home, environment):
     """As printed; the hub is a cache on the disk that holds small models under those names."""
     fixtures = ROOT / "tests" / "fixtures"

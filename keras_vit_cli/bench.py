@@ -1,0 +1,44 @@
+"""`keras-vit bench`: a command for each thing that can be measured."""
+
+from __future__ import annotations
+
+import importlib
+
+# What is measured -> module and what it does; the module is imported only when it is asked for.
+BENCHES = {
+    "serving": ("keras_vit_cli.bench_serving", "put load on a server and measure how it copes"),
+}
+
+
+def run(arguments: list[str]) -> None:
+    """Run the command.
+
+    Args:
+        arguments: what stands after `bench`.
+
+    Raises:
+        ValueError: if there is no such benchmark.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return
+    name, *rest = arguments
+    if name not in BENCHES:
+        raise ValueError(f"There is no benchmark {name!r}: give one of {', '.join(BENCHES)}.")
+    importlib.import_module(BENCHES[name][0]).run(rest)
+
+
+def usage() -> str:
+    """The text of `keras-vit bench --help`.
+
+    Returns:
+        The lines.
+
+    Example:
+        >>> "serving" in usage()
+        True
+    """
+    commands = "\n".join(f"  {name:<10} {text}" for name, (_, text) in BENCHES.items())
+    return (
+        f"usage: keras-vit bench WHAT …\n\n{commands}\n\nkeras-vit bench WHAT --help explains it."
+    )

@@ -1,0 +1,1 @@
+"""Load on a server, and how it copes: clients without TensorFlow."""

@@ -1,0 +1,1 @@
+"""Predictions of an export over many images without a server, on one machine or a cluster."""
