@@ -61,7 +61,6 @@ def server(recording):
 
     from serving.configuration.batching import BatchingParameters
     from serving.configuration.monitoring import MonitoringConfig
-
     from serving.local_server.model_config import parse_model_configs
     from serving.local_server.server import LocalServer
 
