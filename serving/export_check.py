@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.resources
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ def check_export(directory: Path, model: VisionTransformer, dtype: str) -> Check
     inputs = tf.stack([model.preprocessing(data) for data in photographs])
     embedding = np.asarray(model.representation_model()(inputs), np.float32)
     attention = np.asarray(attention_rollout(model, inputs))
+    warmup = list(tf.data.TFRecordDataset(str(directory / WARMUP_FILE)).as_numpy_iterator())
     probabilities = None
     if model.num_classes:
         probabilities = np.asarray(keras.ops.softmax(tf.cast(model(inputs), tf.float32)))
@@ -84,7 +86,7 @@ def check_export(directory: Path, model: VisionTransformer, dtype: str) -> Check
             served, "embed", "embedding", photographs, embedding, tolerance * scale
         )
         _check_vectors(served, "attention", "attention", photographs, attention, tolerance)
-        _check_warmup(served, directory)
+        _check_warmup(served, warmup)
         if probabilities is None:
             return CheckResult(difference, load_seconds)
         difference = _check_vectors(
@@ -189,10 +191,10 @@ def _check_labels(
     _require(len(empty["scores"]) == 0, signature, "an empty batch has an answer")
 
 
-def _check_warmup(served: _Signatures, directory: Path) -> None:
+def _check_warmup(served: _Signatures, records: Iterable[bytes]) -> None:
     """Every signature answers the first, smallest of its warm-up requests."""
     seen = set()
-    for record in tf.compat.v1.io.tf_record_iterator(str(directory / WARMUP_FILE)):
+    for record in records:
         log = prediction_log_pb2.PredictionLog.FromString(record)
         if log.HasField("classify_log"):
             request: Any = log.classify_log.request
