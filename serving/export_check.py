@@ -208,7 +208,9 @@ def _check_warmup(served: _Signatures, records: Iterable[bytes]) -> None:
         if signature not in seen:
             seen.add(signature)
             answer = served(signature, inputs)
-            _require(answer.get("valid", np.array(True)).all(), signature, "warm-up images are bad")
+            _require(
+                bool(answer.get("valid", np.array(True)).all()), signature, "warm-up images are bad"
+            )
     missing = sorted(set(served.names) - seen)
     _require(not missing, ", ".join(missing), "there is no warm-up request")
 

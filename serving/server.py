@@ -128,8 +128,8 @@ def _stop_signals() -> Iterator[threading.Event]:
 
 def _serve_locally(plan: _Plan, grace: float, wait: bool, stopped: threading.Event) -> None:
     try:
+        from serving.configuration.models import ModelConfig
         from serving.local_server.manager import State
-        from serving.local_server.model_config import ModelConfig
         from serving.local_server.server import LocalServer
     except ModuleNotFoundError as error:
         raise ServeError(

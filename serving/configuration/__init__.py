@@ -1,1 +1,1 @@
-"""x."""
+"""The files that TF Serving is configured with: read, checked and written without TensorFlow."""

@@ -13,8 +13,8 @@ import grpc
 import tensorflow as tf
 
 from serving.configuration.batching import BATCHING_FILE, BatchingParameters
+from serving.configuration.models import ModelConfig
 from serving.local_server.metrics import Metrics
-from serving.local_server.model_config import ModelConfig
 from serving.local_server.servable import Servable
 from serving.local_server.status import StatusError, code_of, invalid, raise_runtime_error
 from serving.local_server.warmup import warm_up

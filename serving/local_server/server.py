@@ -10,11 +10,11 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
+from serving.configuration.models import ModelConfig
 from serving.configuration.monitoring import MonitoringConfig
 from serving.configuration.tls import TlsConfig
 from serving.local_server.manager import Batching, ModelManager, State
 from serving.local_server.metrics import Metrics
-from serving.local_server.model_config import ModelConfig
 from serving.local_server.rest import RestServer
 from serving.local_server.services import ModelService, PredictionService
 from serving.startup import ServeError, check_port

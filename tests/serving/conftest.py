@@ -32,7 +32,7 @@ def base(tmp_path, exported):
 @pytest.fixture(scope="module")
 def server(exported, tmp_path_factory):
     """A local server of the colour model, shared by a module's tests."""
-    from serving.local_server.model_config import ModelConfig
+    from serving.configuration.models import ModelConfig
     from serving.local_server.server import LocalServer
 
     folder = tmp_path_factory.mktemp("models") / "colours"

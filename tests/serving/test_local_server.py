@@ -23,7 +23,7 @@ from serving.client import (
     ServerUnavailableError,
     ServingError,
 )
-from serving.local_server.model_config import ModelConfig
+from serving.configuration.models import ModelConfig
 from serving.local_server.server import LocalServer
 from serving.startup import ServeError
 from serving.tensors import write_tensor

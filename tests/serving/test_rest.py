@@ -10,7 +10,7 @@ import pytest
 from colour_model import png
 
 from serving import Client
-from serving.local_server.model_config import ModelConfig
+from serving.configuration.models import ModelConfig
 from serving.local_server.server import LocalServer
 from serving.startup import ServeError, check_port
 
