@@ -11,15 +11,20 @@ from keras_vit_cli.arguments import call
 
 
 def serve(
-    base: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BASE")],
+    base: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="BASE")] = None,
     name: str | None = None,
     port: int = 8500,
     rest_port: int | None = None,
     host: str = "127.0.0.1",
     server: Literal["auto", "tensorflow", "local"] = "auto",
     wait: bool = False,
+    model_config_file: Path | None = None,
+    batching_parameters_file: Path | None = None,
+    per_model_batching: bool = False,
+    monitoring_config_file: Path | None = None,
+    ssl_config_file: Path | None = None,
 ) -> None:
-    """Serve the versions in a directory over gRPC until Ctrl-C or SIGTERM.
+    """Serve the versions in a directory, or several models, over gRPC until Ctrl-C or SIGTERM.
 
     New versions are picked up while it runs; the old one answers until the new one is loaded.
 
@@ -32,10 +37,30 @@ def serve(
         server: tensorflow is tensorflow_model_server, local the server that comes with keras-vit;
             auto takes the first if it is on the PATH.
         wait: wait for the first version instead of failing without one.
+        model_config_file: several models with their versions and labels, instead of BASE; it may
+            change while the server runs (keras-vit promote writes it).
+        batching_parameters_file: gather the requests of many callers into batches.
+        per_model_batching: the same, by the parameters that keras-vit export put into the version.
+        monitoring_config_file: where on the REST port the Prometheus page is; left out it is
+            /monitoring/prometheus/metrics.
+        ssl_config_file: key and certificates that encrypt the gRPC port.
     """
     from serving.server import serve as run_server
 
-    run_server(base, name, port=port, rest_port=rest_port, host=host, server=server, wait=wait)
+    run_server(
+        base,
+        name,
+        port=port,
+        rest_port=rest_port,
+        host=host,
+        server=server,
+        wait=wait,
+        model_config_file=model_config_file,
+        batching_parameters_file=batching_parameters_file,
+        per_model_batching=per_model_batching,
+        monitoring_config_file=monitoring_config_file,
+        ssl_config_file=ssl_config_file,
+    )
 
 
 def run(arguments: list[str]) -> None:

@@ -1,36 +1,29 @@
-"""`serve`: one model behind TF Serving's API, by the real server or by the local one."""
+"""`serve`: models behind TF Serving's API, by the real server or by the local one."""
+
+from __future__ import annotations
 
 import logging
 import shutil
 import signal
-import socket
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-from serving.startup import ServeError, check_port
+from serving.configuration.batching import BatchingParameters
+from serving.configuration.models import ModelConfig, parse_models
+from serving.configuration.monitoring import MonitoringConfig
+from serving.configuration.tls import TlsConfig
+from serving.startup import Plan, ServeError, announce, check_port
+from serving.tensorflow_server import BINARY, run_binary
 
-_BINARY = "tensorflow_model_server"
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What either server has to know."""
-
-    base: str
-    name: str
-    port: int
-    rest_port: int | None
-    host: str
-    poll_seconds: float
+if TYPE_CHECKING:
+    from serving.local_server.manager import ModelManager
 
 
 def serve(
-    base: str | Path,
+    base: str | Path | None = None,
     name: str | None = None,
     *,
     port: int = 8500,
@@ -40,10 +33,16 @@ def serve(
     poll_seconds: float = 1.0,
     grace: float = 30.0,
     wait: bool = False,
+    model_config_file: Path | None = None,
+    batching_parameters_file: Path | None = None,
+    per_model_batching: bool = False,
+    monitoring_config_file: Path | None = None,
+    ssl_config_file: Path | None = None,
 ) -> None:
-    """Serve a model until SIGTERM or Ctrl-C, following the versions in its directory.
+    """Serve models until SIGTERM or Ctrl-C, following the versions in their directories.
 
-    Prints one line, `Serving NAME version N at HOST:PORT (…)`, when requests can be answered.
+    Prints a line for each, `Serving NAME version N at HOST:PORT (…)`, when requests can be
+    answered. The files are those that flags of `tensorflow_model_server` name.
 
     Args:
         base: the model's base directory, with one sub-directory per version (BASE/1, BASE/2, …).
@@ -57,6 +56,13 @@ def serve(
         poll_seconds: how often to look for new versions, above 0.
         grace: seconds that running requests get to finish when the local server is stopped.
         wait: wait for the first version to appear instead of failing.
+        model_config_file: several models, their versions and labels, instead of `base`; read again
+            when it changes.
+        batching_parameters_file: run the requests of many callers together.
+        per_model_batching: the same, by the file `batching_params.pbtxt` that an export holds.
+        monitoring_config_file: where the Prometheus page is on the REST port. Default: at
+            /monitoring/prometheus/metrics.
+        ssl_config_file: key and certificates of the gRPC port. Default: plain text.
 
     Raises:
         ServeError: if the server cannot be started; the message says what to do.
@@ -68,19 +74,33 @@ def serve(
         raise ServeError(f"poll_seconds is {poll_seconds}; it must be above 0")
     if server not in ("auto", "tensorflow", "local"):
         raise ServeError(f"server is {server!r}; use 'auto', 'tensorflow' or 'local'")
-    path = str(base)
-    if "://" not in path:
-        path = str(Path(base).resolve())
-        if not wait:
-            _check_base(Path(path))
-    name = name or path.rstrip("/").rpartition("/")[2]
-    binary = shutil.which(_BINARY) if server != "local" else None
+    models = _models(base, name, model_config_file)
+    if not wait:
+        for model in models:
+            if "://" not in model.base_path:
+                _check_base(Path(model.base_path))
+    if batching_parameters_file is not None and per_model_batching:
+        raise ServeError(
+            "a batching parameters file and batching per model exclude each other: give one"
+        )
+    binary = shutil.which(BINARY) if server != "local" else None
     if binary is None and server == "tensorflow":
         raise ServeError(
-            f"{_BINARY} is not on PATH. Install TensorFlow Serving, run its container image, or "
+            f"{BINARY} is not on PATH. Install TensorFlow Serving, run its container image, or "
             "use --server local"
         )
-    plan = _Plan(path, name, port, rest_port, host, poll_seconds)
+    batching = _read(batching_parameters_file, BatchingParameters.parse)
+    plan = Plan(
+        models,
+        model_config_file,
+        port,
+        rest_port,
+        host,
+        poll_seconds,
+        "per_version" if per_model_batching else batching,
+        _read(monitoring_config_file, MonitoringConfig.parse) or MonitoringConfig(),
+        _read(ssl_config_file, TlsConfig.parse),
+    )
     for wanted in (port, rest_port):
         if wanted is not None:
             check_port(host if binary is None else "0.0.0.0", wanted)
@@ -88,7 +108,36 @@ def serve(
         if binary is None:
             _serve_locally(plan, grace, wait, stopped)
         else:
-            _serve_with_tensorflow(binary, plan, stopped)
+            run_binary(binary, plan, stopped)
+
+
+_Parsed = TypeVar("_Parsed")
+
+
+def _read(file: Path | None, parse: Callable[[str], _Parsed]) -> _Parsed | None:
+    """What a configuration file says; None for no file."""
+    if file is None:
+        return None
+    try:
+        return parse(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ServeError(f"{file} cannot be used: {error}") from error
+
+
+def _models(
+    base: str | Path | None, name: str | None, model_config_file: Path | None
+) -> list[ModelConfig]:
+    if (base is None) == (model_config_file is None):
+        raise ServeError("give either the base directory of a model or a model config file")
+    if base is None:
+        if name is not None:
+            raise ServeError("a name goes with a base directory; the model config file has its own")
+        models = _read(model_config_file, parse_models)
+        if not models:
+            raise ServeError(f"{model_config_file} lists no model")
+        return models
+    path = str(base) if "://" in str(base) else str(Path(base).resolve())
+    return [ModelConfig(name or path.rstrip("/").rpartition("/")[2], path)]
 
 
 def _check_base(path: Path) -> None:
@@ -126,9 +175,8 @@ def _stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _serve_locally(plan: _Plan, grace: float, wait: bool, stopped: threading.Event) -> None:
+def _serve_locally(plan: Plan, grace: float, wait: bool, stopped: threading.Event) -> None:
     try:
-        from serving.configuration.models import ModelConfig
         from serving.local_server.manager import State
         from serving.local_server.server import LocalServer
     except ModuleNotFoundError as error:
@@ -141,89 +189,41 @@ def _serve_locally(plan: _Plan, grace: float, wait: bool, stopped: threading.Eve
     logging.basicConfig(format="%(asctime)s %(message)s")
     logging.getLogger("serving").setLevel(logging.INFO)
     local = LocalServer(
-        [ModelConfig(plan.name, plan.base)],
+        plan.models,
         host=plan.host,
         port=plan.port,
         rest_port=plan.rest_port,
         poll_seconds=plan.poll_seconds,
+        batching=plan.batching,
+        tls=plan.tls,
+        monitoring=plan.monitoring,
     )
     local.start(wait=wait, cancelled=stopped.is_set)
-    versions = local.manager.versions(plan.name).items()
-    available = [number for number, entry in versions if entry.state is State.AVAILABLE]
-    if available and not stopped.is_set():
-        rest = "" if plan.rest_port is None else f", REST at {plan.host}:{local.rest_port}"
-        _announce(plan.name, available[0], local.address, f"local server{rest}")
+    rest = "" if plan.rest_port is None else f", REST at {plan.host}:{local.rest_port}"
+    for model in plan.models if not stopped.is_set() else []:
+        versions = local.manager.versions(model.name).items()
+        available = [number for number, entry in versions if entry.state is State.AVAILABLE]
+        announce(model.name, available[0], local.address, f"local server{rest}")
+    if plan.model_config_file is None:
         stopped.wait()
+    else:
+        _follow(plan.model_config_file, plan.poll_seconds, local.manager, stopped)
     local.stop(grace)
 
 
-def _serve_with_tensorflow(binary: str, plan: _Plan, stopped: threading.Event) -> None:
-    port = plan.port or _free_port()
-    # To the binary, port 0 means no REST.
-    rest_port = 0 if plan.rest_port is None else plan.rest_port or _free_port()
-    command = [
-        binary,
-        f"--port={port}",
-        f"--rest_api_port={rest_port}",
-        f"--model_name={plan.name}",
-        f"--model_base_path={plan.base}",
-        f"--file_system_poll_wait_seconds={max(1, round(plan.poll_seconds))}",
-        "--enable_grpc_healthcheck_service=true",
-    ]
-    process = subprocess.Popen(command)
-    try:
-        address = f"127.0.0.1:{port}"
-        version = _wait_until_available(address, plan.name, process, stopped.is_set)
-        if version is not None:
-            rest = f", REST at 127.0.0.1:{rest_port}" if rest_port else ""
-            _announce(plan.name, version, address, f"{_BINARY}, on every interface{rest}")
-        while process.poll() is None and not stopped.wait(0.2):
-            pass
-    finally:
-        _terminate(process)
-    if not stopped.is_set():
-        raise ServeError(
-            f"{_BINARY} ended with status {process.returncode}; its messages above say why. "
-            f"Often port {port} is taken or {plan.base} holds no complete version"
-        )
+def _follow(
+    file: Path, poll_seconds: float, manager: ModelManager, stopped: threading.Event
+) -> None:
+    """Take over what the model config file says whenever it changes, until it is time to stop."""
+    from serving.local_server.status import StatusError
 
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
-
-
-def _announce(name: str, version: int, address: str, server: str) -> None:
-    """Tell scripts that wait for it that requests can be answered now."""
-    print(f"Serving {name} version {version} at {address} ({server})", flush=True)
-
-
-def _wait_until_available(
-    address: str, name: str, process: subprocess.Popen, cancelled: Callable[[], bool]
-) -> int | None:
-    """Ask for the status until a version is available; None if the process ended or was stopped."""
-    from serving.client import Client, ServingError
-
-    with Client(address, name, timeout=2.0) as client:
-        while process.poll() is None and not cancelled():
-            try:
-                states = client.status()
-            except ServingError:
-                states = []  # not listening yet
-            for entry in states:
-                if entry.state == "AVAILABLE":
-                    return entry.version
-            threading.Event().wait(0.2)
-    return None
-
-
-def _terminate(process: subprocess.Popen) -> None:
-    """Pass the signal on; the real server ends without finishing its requests."""
-    if process.poll() is None:
-        process.terminate()
+    text = file.read_text()
+    while not stopped.wait(poll_seconds):
         try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            if (new := file.read_text()) == text:
+                continue
+            text = new
+            manager.reload(parse_models(text))
+            logging.getLogger(__name__).info("took over %s", file)
+        except (OSError, ValueError, StatusError) as error:
+            logging.getLogger(__name__).error("%s stays without effect: %s", file, error)

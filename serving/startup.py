@@ -1,6 +1,14 @@
-"""What can be wrong before a server runs."""
+"""What is to be served, and what can be wrong before a server runs."""
 
 import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from serving.configuration.batching import BatchingParameters
+from serving.configuration.models import ModelConfig
+from serving.configuration.monitoring import MonitoringConfig
+from serving.configuration.tls import TlsConfig
 
 
 class ServeError(Exception):
@@ -39,3 +47,35 @@ def check_port(host: str, port: int) -> None:
                 f"cannot listen on {host}:{port}: {reason}. Stop the program that uses port "
                 f"{port}, or choose another with --port (0 picks a free one)"
             ) from error
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What either server has to know.
+
+    Attributes:
+        models: what to serve.
+        model_config_file: where that is written, if it is a file.
+        port: of gRPC; 0 picks a free one.
+        rest_port: of REST; 0 picks a free one, None is no REST.
+        host: address that the local server listens on.
+        poll_seconds: how often to look for new versions.
+        batching: sizes and times of batches, those of each version's own file, or None.
+        monitoring: where the Prometheus page is on the REST port.
+        tls: key and certificates of the gRPC port, or None.
+    """
+
+    models: list[ModelConfig]
+    model_config_file: Path | None
+    port: int
+    rest_port: int | None
+    host: str
+    poll_seconds: float
+    batching: BatchingParameters | Literal["per_version"] | None
+    monitoring: MonitoringConfig
+    tls: TlsConfig | None
+
+
+def announce(name: str, version: int, address: str, server: str) -> None:
+    """Tell scripts that wait for it that requests can be answered now."""
+    print(f"Serving {name} version {version} at {address} ({server})", flush=True)

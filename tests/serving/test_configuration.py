@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from certificates import make_certificate
 
 from serving.configuration.batching import BatchingParameters
 from serving.configuration.models import ModelConfig, parse_models, write_models
@@ -12,16 +13,6 @@ from serving.configuration.monitoring import MonitoringConfig
 from serving.configuration.tls import TlsConfig
 
 RECORDED = Path(__file__).parent / "fixtures" / "tf_serving_transcripts"
-
-
-def make_certificate(folder, name="localhost"):
-    """A self-signed certificate and its key: (key file, certificate file)."""
-    key, certificate = folder / f"{name}.key", folder / f"{name}.crt"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    names = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
-    files = ["-keyout", str(key), "-out", str(certificate)]
-    subprocess.run([*command, *names, *files], check=True, capture_output=True)
-    return key, certificate
 
 
 def test_the_recorded_files_are_read():

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,9 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from certificates import make_certificate
 from colour_model import png
 
-from serving import Client
+from serving.client import TLS, Client, ServingError
+from serving.configuration.models import ModelConfig, write_models
+from serving.configuration.tls import TlsConfig
 from serving.server import serve
 from serving.startup import ServeError
 
@@ -33,7 +37,7 @@ print("started with", *sys.argv[1:], file=sys.stderr, flush=True)
 flags = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:])
 
 def status(request, context):
-    assert request.model_spec.name == flags["model_name"]
+    assert request.model_spec.name == flags.get("model_name", request.model_spec.name)
     entry = wire.ModelVersionStatus(version=7, state="AVAILABLE")
     return wire.GetModelStatusResponse(model_version_status=[entry])
 
@@ -57,7 +61,11 @@ class Process:
     """A `serve` call in another process, once it has printed its line."""
 
     def __init__(self, base, folder, **arguments):
-        code = f"from serving.server import serve; serve({str(base)!r}, **{arguments!r})"
+        base = None if base is None else str(base)
+        code = (
+            "from pathlib import Path, PosixPath\n"
+            f"from serving.server import serve; serve({base!r}, **{arguments!r})"
+        )
         path = f"{folder}{os.pathsep}{os.environ['PATH']}"
         self.popen = subprocess.Popen(
             [sys.executable, "-c", code],
@@ -128,6 +136,95 @@ def test_the_real_server_is_used_when_it_is_there(tmp_path):
     assert process.popen.returncode == 0
     assert f"--model_base_path={tmp_path / 'colours'}" in errors
     assert "--model_name=colours" in errors
+
+
+def config_text(base, **labels):
+    return write_models([ModelConfig("paint", str(base), latest=None, labels=labels)])
+
+
+def test_the_real_server_is_told_everything(tmp_path):
+    (tmp_path / "colours" / "1").mkdir(parents=True)
+    binary = tmp_path / "bin" / "tensorflow_model_server"
+    binary.parent.mkdir()
+    binary.write_text(FAKE_BINARY.format(python=sys.executable))
+    binary.chmod(0o755)
+    config = tmp_path / "models.config"
+    config.write_text(config_text(tmp_path / "colours"))
+    (tmp_path / "batching.pbtxt").write_text("max_batch_size { value: 8 }")
+    arguments = {
+        "model_config_file": config,
+        "batching_parameters_file": tmp_path / "batching.pbtxt",
+        "port": 0,
+        "rest_port": 0,
+    }
+    with Process(None, binary.parent, **arguments) as process:
+        assert process.line.startswith("Serving paint version 7 at 127.0.0.1:")
+        process.popen.send_signal(signal.SIGTERM)
+        _, errors = process.popen.communicate(timeout=20)
+    for flag in (
+        f"--model_config_file={config}",
+        "--allow_version_labels_for_unavailable_models=true",
+        "--enable_batching=true",
+        "--batching_parameters_file=",
+        "--monitoring_config_file=",
+        "--enable_grpc_healthcheck_service=true",
+    ):
+        assert flag in errors
+
+
+def test_a_model_config_file_is_followed(base, renamed, tmp_path):
+    shutil.copytree(renamed, base / "2")
+    config = tmp_path / "models.config"
+    config.write_text(config_text(base, stable=1))
+    arguments = {"model_config_file": config, "port": 0, "rest_port": 0, "server": "local"}
+    with Process(None, tmp_path, poll_seconds=0.1, **arguments) as process:
+        with Client(process.address, "paint", version_label="stable") as client:
+            assert client.predict(RED, top_k=1)[0].labels == ("red",)
+            config.write_text("nonsense")  # says so, and goes on
+            time.sleep(0.5)
+            assert client.predict(RED, top_k=1)[0].labels == ("red",)
+            config.write_text(config_text(base, stable=2))
+            deadline = time.monotonic() + 20
+            while client.predict(RED, top_k=1)[0].labels != ("rouge",):
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        rest = re.search(r"REST at (\S+)\)", process.line)[1]
+        page = f"http://{rest}/monitoring/prometheus/metrics"
+        with urllib.request.urlopen(page, timeout=10) as answer:
+            counted = 'request_count{model_name="paint",status="OK"}'
+            assert counted in answer.read().decode()
+
+
+def test_tls_and_a_client_with_a_certificate(base, tmp_path):
+    key, certificate = make_certificate(tmp_path)
+    config = tmp_path / "ssl.config"
+    tls = TlsConfig.from_files(key, certificate, certificate, client_verify=True)
+    config.write_text(tls.to_text())
+    with Process(base, tmp_path, ssl_config_file=config, port=0, server="local") as process:
+        ours = TLS(certificate, certificate, key, server_name="localhost")
+        with Client(process.address, "colours", tls=ours) as client:
+            assert client.predict(RED, top_k=1)[0].labels == ("red",)
+        without = TLS(certificate, server_name="localhost")
+        with (
+            Client(process.address, "colours", tls=without, timeout=3) as client,
+            pytest.raises(ServingError),
+        ):
+            client.predict(RED)
+
+
+def test_configuration_files_that_cannot_be_used(tmp_path):
+    (tmp_path / "1").mkdir()
+    with pytest.raises(ServeError, match=r"missing\.pbtxt cannot be used"):
+        serve(tmp_path, batching_parameters_file=tmp_path / "missing.pbtxt")
+    with pytest.raises(ServeError, match="exclude each other"):
+        serve(tmp_path, batching_parameters_file=tmp_path / "x", per_model_batching=True)
+    with pytest.raises(ServeError, match="either the base directory"):
+        serve()
+    (tmp_path / "models.config").write_text("")
+    with pytest.raises(ServeError, match="lists no model"):
+        serve(model_config_file=tmp_path / "models.config")
+    with pytest.raises(ServeError, match="has its own"):
+        serve(model_config_file=tmp_path / "models.config", name="a")
 
 
 def test_a_taken_port_is_named(tmp_path):
