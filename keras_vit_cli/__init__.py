@@ -21,6 +21,9 @@ COMMANDS = {
     "probe": "judge a model's frozen features: few shots, neighbours, a linear layer",
     "export": "write a model as a SavedModel that TF Serving takes as it is",
     "serve": "serve exported models over gRPC",
+    "versions": "list the versions of an exported model",
+    "promote": "give a label to a version, without losing a request",
+    "rollback": "give a label back to the version that had it before",
     "predict": "ask a server what is in image files, or without one with --offline",
     "bench": "measure: put load on a server",
 }
