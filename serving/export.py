@@ -143,6 +143,8 @@ def serving_copy(model: VisionTransformer, dtype: str) -> VisionTransformer:
 def _batching_parameters(batch_sizes: Sequence[int]) -> BatchingParameters:
     """What the version's own batching file says: waiting a little pays more than it costs."""
     largest = max(batch_sizes, default=0)
+    if not batch_sizes:
+        raise ValueError("batch_sizes are empty: name at least one, such as 1.")
     if largest > MAX_IMAGES:
         raise ValueError(
             f"batch_sizes are {tuple(batch_sizes)}, but a request may hold {MAX_IMAGES} images."

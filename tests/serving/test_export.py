@@ -1,23 +1,31 @@
 """The export: what it holds, how it answers, and that a bad one never appears."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow_serving.apis import prediction_log_pb2
 
+import keras_vit
 import serving.export
 from keras_vit.lora import add_lora
+from serving.configuration.batching import BatchingParameters
 from serving.export import export_model, serving_copy
 from serving.export_check import check_export, check_images
 from serving.version_directory import list_versions
 
+ROOT = Path(__file__).parents[2]
 LABELS = ["ape", "bee", "cat", "dog", "elk"]
 
 
 @pytest.fixture(scope="module")
 def model():
-    import keras_vit
-
     keras.utils.set_random_seed(0)
     model = keras_vit.VisionTransformer(
         16, 4, hidden_dim=16, depth=2, num_heads=2, num_classes=5, labels=LABELS
@@ -240,3 +248,92 @@ def test_wrong_arguments(model, tmp_path):
     with pytest.raises(ValueError, match="top_k"):
         export_model(model, tmp_path / "base", top_k=0)
     assert not (tmp_path / "base").exists()
+
+
+def test_a_version_says_what_it_is(base, model):
+    version = base / "1"
+    card = json.loads((version / "assets.extra" / "model_card.json").read_text())
+    assert card["parameters"] == model.count_params()
+    assert card["preprocessing_fingerprint"] == model.preprocessing.fingerprint
+    assert keras_vit.VisionTransformer(**card["architecture"]).count_params() == card["parameters"]
+    labels = (version / "assets.extra" / "labels.txt").read_text().splitlines()
+    assert labels == LABELS
+    batching = BatchingParameters.parse((version / "batching_params.pbtxt").read_text())
+    assert batching.allowed_batch_sizes == (1, 2, 4, 8)
+
+
+def test_the_fingerprint_is_in_the_names_of_the_outputs(ask, model):
+    for name, signature in ask.signatures.items():
+        for output in () if name.startswith("__") else signature.outputs.values():
+            assert output.name.startswith(
+                f"preprocessing_{model.preprocessing.fingerprint}/{name}/"
+            )
+
+
+def test_warm_up_asks_every_signature_at_every_batch_size(base):
+    asked = set()
+    file = base / "1" / "assets.extra" / "tf_serving_warmup_requests"
+    for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+        if log.HasField("classify_log"):
+            examples = log.classify_log.request.input.example_list.examples
+            asked.add(("classify", len(examples)))
+        else:
+            (tensor,) = log.predict_log.request.inputs.values()
+            signature = log.predict_log.request.model_spec.signature_name
+            asked.add((signature, tensor.tensor_shape.dim[0].size))
+    names = ["serving_default", "probabilities", "images", "embed", "attention", "classify"]
+    assert asked == {(name, size) for name in names for size in (1, 2, 4, 8)}
+
+
+def test_attention_is_the_rollout(ask, model, photo, encode):
+    images = [encode(photo(40, 50, seed)) for seed in range(3)]
+    pixels = tf.stack([model.preprocessing(data) for data in images])
+    answer = ask("attention", encoded(images))["attention"]
+    np.testing.assert_allclose(answer, keras_vit.attention_rollout(model, pixels), atol=1e-6)
+    assert answer.shape == (3, 4, 4)
+
+
+def test_more_images_than_a_request_may_hold_are_refused(ask, photo, encode):
+    data = encode(photo(8, 8))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="256 images"):
+        ask("serving_default", encoded([data] * 257))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="256 images"):
+        ask("images", np.zeros([257, 1, 1, 3], np.uint8))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="max_pixels"):
+        ask("images", np.zeros([1, 1, 70_000, 3], np.uint8))
+
+
+MIRRORED = """
+import sys, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import keras_vit
+from serving.export import export_model
+with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    model = keras_vit.VisionTransformer(16, 4, hidden_dim=16, depth=2, num_heads=2, num_classes=5)
+export_model(model, sys.argv[1], batch_sizes=[1])
+print(len(model.weights))
+"""
+
+
+def test_a_model_of_several_replicas_leaves_no_trace_of_them(tmp_path):
+    command = [sys.executable, "-c", MIRRORED, str(tmp_path / "base")]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    version = tmp_path / "base" / "1"
+    saved_model = saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes())
+    graph = saved_model.meta_graphs[0].graph_def
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    assert {node.device for node in nodes} <= {"", "/device:CPU:0", "/device:CPU:*"}
+    assert not [node.name for node in nodes if "replica" in node.name.lower()]
+    names = [name for name, _ in tf.train.list_variables(str(version / "variables/variables"))]
+    weights = [name for name in names if "VARIABLE_VALUE" in name]
+    assert len(weights) == int(run.stdout.split()[-1])
+    assert not [name for name in names if "replica" in name.lower()]
+
+
+def test_batch_sizes_that_cannot_be(model, tmp_path):
+    for sizes, message in [([], "batch_sizes"), ([4, 2], "increase"), ([512], "256 images")]:
+        with pytest.raises(ValueError, match=message):
+            export_model(model, tmp_path / "base", batch_sizes=sizes)
