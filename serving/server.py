@@ -15,7 +15,7 @@ from serving.configuration.batching import BatchingParameters
 from serving.configuration.models import ModelConfig, parse_models
 from serving.configuration.monitoring import MonitoringConfig
 from serving.configuration.tls import TlsConfig
-from serving.startup import Plan, ServeError, announce, check_port
+from serving.startup import Plan, ServeError, announce, check_base, check_port
 from serving.tensorflow_server import BINARY, run_binary
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def serve(
     if not wait:
         for model in models:
             if "://" not in model.base_path:
-                _check_base(Path(model.base_path))
+                check_base(Path(model.base_path))
     if batching_parameters_file is not None and per_model_batching:
         raise ServeError(
             "a batching parameters file and batching per model exclude each other: give one"
@@ -138,23 +138,6 @@ def _models(
         return models
     path = str(base) if "://" in str(base) else str(Path(base).resolve())
     return [ModelConfig(name or path.rstrip("/").rpartition("/")[2], path)]
-
-
-def _check_base(path: Path) -> None:
-    if not path.is_dir():
-        raise ServeError(
-            f"{path} is not a directory. Give the base directory that `keras-vit export MODEL BASE`"
-            " wrote"
-        )
-    names = (entry.name for entry in path.iterdir() if entry.is_dir())
-    if any(name.isascii() and name.isdigit() for name in names):
-        return
-    if (path / "saved_model.pb").is_file():
-        raise ServeError(f"{path} is one version of a model; serve its parent, {path.parent}")
-    raise ServeError(
-        f"{path} holds no version: no sub-directory with a number as its name (BASE/1). Write one "
-        "with `keras-vit export MODEL BASE`, or wait for it with --wait"
-    )
 
 
 @contextmanager
