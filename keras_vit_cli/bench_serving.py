@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from keras_vit_cli.arguments import call
 
 if TYPE_CHECKING:
     from serving.bench.results import Level, Report
+    from serving.bench.run import Bench
+    from serving.bench.tune import Trial
 
 # A client that uses so much of a core has no time to spare for measuring.
 _BUSY = 0.85
@@ -34,6 +37,8 @@ def bench_serving(
     rest_port: int | None = None,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json", metavar="FILE")] = None,
     plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    tune: Annotated[Path | None, tyro.conf.arg(metavar="BASE")] = None,
+    parameters: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("batching.pbtxt"),
 ) -> None:
     """Put load on a server and measure throughput, latency, errors and batches.
 
@@ -56,6 +61,10 @@ def bench_serving(
         rest_port: of the server, whose Prometheus page says how it made batches.
         json_file: write the results here.
         plot: draw throughput and latency, a PNG.
+        tune: serve this export with one set of batching parameters after the other, under one load
+            (--concurrency 16), and write the best; --address is not used.
+        parameters: where to write the best batching parameters, for keras-vit serve
+            --batching-parameters-file.
     """
     from serving.bench.plot import check_plot, plot_report
     from serving.bench.run import Bench
@@ -78,6 +87,9 @@ def bench_serving(
         timeout,
         rest_port,
     )
+    if tune is not None:
+        _tune(tune, bench, parameters, json_file)
+        return
     # Said while it goes on; the table at the end is for standard output.
     report = bench.run(lambda level: print(_line(level), file=sys.stderr))
     _show(report)
@@ -85,6 +97,29 @@ def bench_serving(
         json_file.write_text(json.dumps(report.to_dict(), indent=1) + "\n")
     if plot is not None:
         plot_report(report, plot)
+
+
+def _tune(base: Path, bench: Bench, output: Path, json_file: Path | None) -> None:
+    from serving.bench.tune import candidates, tune
+
+    def say(trial: Trial) -> None:
+        level = trial.level
+        print(
+            f"{trial.name}: {level.images_per_second:.1f} images/s, p99 {_ms(level.p99_ms)} ms",
+            file=sys.stderr,
+        )
+
+    trials = tune(base, bench, candidates(), say)
+    plain = next(trial for trial in trials if trial.parameters is None)
+    best = next(trial for trial in trials if trial.parameters is not None)
+    output.write_text(best.parameters.to_text() if best.parameters else "")
+    if json_file is not None:
+        rows = [{"parameters": t.name, **dataclasses.asdict(t.level)} for t in trials]
+        json_file.write_text(json.dumps(rows, indent=1) + "\n")
+    gain = best.level.images_per_second / max(plain.level.images_per_second, 1e-9)
+    print(f"best: {best.name}, {gain:.2f} x the images/s of no batching; written to {output}")
+    if gain < 1:
+        print("Batching does not pay for this model and load on this machine: leave it off.")
 
 
 def run(arguments: list[str]) -> None:
