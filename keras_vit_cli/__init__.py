@@ -21,6 +21,7 @@ COMMANDS = {
     "probe": "judge a model's frozen features: few shots, neighbours, a linear layer",
     "export": "write a model as a SavedModel that TF Serving takes as it is",
     "serve": "serve exported models over gRPC",
+    "deploy": "write Compose and Kubernetes files that run TF Serving on an export",
     "predict": "ask a server what is in image files, or without one with --offline",
     "bench": "measure: put load on a server",
 }
@@ -68,7 +69,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 # What `pip install keras-vit` alone does not bring.
-_EXTRA = ("keras", "tensorflow", "tensorflow_datasets", "tensorflow_serving", "sklearn", "PIL")
+_EXTRA = (
+    "keras",
+    "tensorflow",
+    "tensorflow_datasets",
+    "tensorflow_serving",
+    "sklearn",
+    "PIL",
+    "yaml",
+)
 
 
 def _is_expected(error: Exception) -> bool:

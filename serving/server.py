@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from serving.startup import ServeError, check_port
+from serving.startup import ServeError, check_base, check_port
 
 _BINARY = "tensorflow_model_server"
 
@@ -72,7 +72,7 @@ def serve(
     if "://" not in path:
         path = str(Path(base).resolve())
         if not wait:
-            _check_base(Path(path))
+            check_base(Path(path))
     name = name or path.rstrip("/").rpartition("/")[2]
     binary = shutil.which(_BINARY) if server != "local" else None
     if binary is None and server == "tensorflow":
@@ -89,23 +89,6 @@ def serve(
             _serve_locally(plan, grace, wait, stopped)
         else:
             _serve_with_tensorflow(binary, plan, stopped)
-
-
-def _check_base(path: Path) -> None:
-    if not path.is_dir():
-        raise ServeError(
-            f"{path} is not a directory. Give the base directory that `keras-vit export MODEL BASE`"
-            " wrote"
-        )
-    names = (entry.name for entry in path.iterdir() if entry.is_dir())
-    if any(name.isascii() and name.isdigit() for name in names):
-        return
-    if (path / "saved_model.pb").is_file():
-        raise ServeError(f"{path} is one version of a model; serve its parent, {path.parent}")
-    raise ServeError(
-        f"{path} holds no version: no sub-directory with a number as its name (BASE/1). Write one "
-        "with `keras-vit export MODEL BASE`, or wait for it with --wait"
-    )
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What can be wrong before a server runs."""
 
 import socket
+from pathlib import Path
 
 
 class ServeError(Exception):
@@ -39,3 +40,31 @@ def check_port(host: str, port: int) -> None:
                 f"cannot listen on {host}:{port}: {reason}. Stop the program that uses port "
                 f"{port}, or choose another with --port (0 picks a free one)"
             ) from error
+
+
+def check_base(path: Path) -> None:
+    """Find out that a directory holds no version of a model before a server waits for one.
+
+    Args:
+        path: the model's base directory.
+
+    Raises:
+        ServeError: if it is no directory, one version instead of the base, or without a version.
+
+    Example:
+        `check_base(Path("models/digits"))`
+    """
+    if not path.is_dir():
+        raise ServeError(
+            f"{path} is not a directory. Give the base directory that `keras-vit export MODEL BASE`"
+            " wrote"
+        )
+    names = (entry.name for entry in path.iterdir() if entry.is_dir())
+    if any(name.isascii() and name.isdigit() for name in names):
+        return
+    if (path / "saved_model.pb").is_file():
+        raise ServeError(f"{path} is one version of a model; serve its parent, {path.parent}")
+    raise ServeError(
+        f"{path} holds no version: no sub-directory with a number as its name (BASE/1). Write one "
+        "with `keras-vit export MODEL BASE`, or wait for it with --wait"
+    )
