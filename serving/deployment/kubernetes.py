@@ -1,4 +1,4 @@
-"""Kubernetes: servers that come, go and grow in number without losing a request."""
+"""Kubernetes: servers that come and go while requests are answered."""
 
 from __future__ import annotations
 
@@ -282,7 +282,7 @@ def metadata(deployment: Deployment, suffix: str = "") -> dict[str, Any]:
 def _container(deployment: Deployment) -> dict[str, Any]:
     resources = _resources(f"{deployment.millicores}m", f"{deployment.mebibytes}Mi")
     if deployment.gpu:
-        resources["limits"]["nvidia.com/gpu"] = 1
+        resources["limits"]["nvidia.com/gpu"] = "1"
     status = {"httpGet": {"path": deployment.status_path, "port": "http"}}
     container = {
         "name": "server",
