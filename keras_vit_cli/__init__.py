@@ -24,6 +24,7 @@ COMMANDS = {
     "versions": "list the versions of an exported model",
     "promote": "give a label to a version, without losing a request",
     "rollback": "give a label back to the version that had it before",
+    "deploy": "write Compose and Kubernetes files that run TF Serving on an export",
     "predict": "ask a server what is in image files, or without one with --offline",
     "bench": "measure: put load on a server",
 }
@@ -71,7 +72,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 # What `pip install keras-vit` alone does not bring.
-_EXTRA = ("keras", "tensorflow", "tensorflow_datasets", "tensorflow_serving", "sklearn", "PIL")
+_EXTRA = (
+    "keras",
+    "tensorflow",
+    "tensorflow_datasets",
+    "tensorflow_serving",
+    "sklearn",
+    "PIL",
+    "yaml",
+)
 
 
 def _is_expected(error: Exception) -> bool:
