@@ -7,21 +7,17 @@ images, 5,000 tensors and 10,000 requests. A tensorflow_model_server on the PATH
 import os
 import random
 import shutil
-import socket
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import grpc
 import hostile
-import keras
 import numpy as np
 import pytest
+from animals import animal_model
+from processes import SERVERS, Server
 
-import keras_vit
 from serving import Client
 from serving.client import calls
 from serving.export import export_model
@@ -32,76 +28,21 @@ FULL = os.environ.get("KERAS_VIT_HOSTILE") == "full"
 IMAGES, TENSORS, REQUESTS = (2000, 5000, 10_000) if FULL else (80, 180, 300)
 CALLERS = 32
 GIGABYTE = 2**30
-SERVERS = [
-    "local",
-    pytest.param(
-        "tensorflow",
-        marks=pytest.mark.skipif(
-            shutil.which("tensorflow_model_server") is None,
-            reason="no tensorflow_model_server on the PATH",
-        ),
-    ),
-]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-
-
-def make_model(seed):
-    keras.utils.set_random_seed(seed)
-    labels = ["ape", "bee", "cat", "dog", "elk"]
-    model = keras_vit.VisionTransformer(
-        32, 8, hidden_dim=16, depth=2, num_heads=2, num_classes=5, labels=labels
-    )
-    rng = np.random.default_rng(seed)
-    for variable in model.trainable_variables:
-        variable.assign(variable + rng.normal(0, 0.3, variable.shape))
-    return model
 
 
 @pytest.fixture(scope="module")
 def versions(tmp_path_factory):
     """Three versions of a model, not published yet."""
     base = tmp_path_factory.mktemp("exports") / "animals"
-    return [export_model(make_model(seed), base, batch_sizes=[1]).path for seed in range(3)]
-
-
-class Server:
-    """`keras-vit serve` in a process of its own."""
-
-    def __init__(self, base, kind):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
-        port = self.address.split(":")[1]
-        command = [sys.executable, "-m", "keras_vit_cli", "serve", str(base), "--name", "animals"]
-        self.process = subprocess.Popen(
-            [*command, "--port", port, "--rest-port", "0", "--server", kind],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert "Serving animals" in self.process.stdout.readline()
-
-    def memory(self, field):
-        """Bytes in use now ("VmRSS") or at most so far ("VmHWM"), of all its processes."""
-        pids = [self.process.pid, *children_of(self.process.pid)]
-        texts = [Path(f"/proc/{pid}/status").read_text() for pid in pids]
-        lines = "".join(texts).splitlines()
-        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-
-    def stop(self):
-        assert self.process.poll() is None, "the server has died"
-        self.process.terminate()
-        self.process.wait(60)
-
-
-def children_of(pid):
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [export_model(animal_model(seed), base, batch_sizes=[1]).path for seed in range(3)]
 
 
 @pytest.fixture(scope="module", params=SERVERS)
 def server(request, versions, tmp_path_factory):
     base = tmp_path_factory.mktemp("served") / "animals"
     shutil.copytree(versions[0], base / "1")
-    server = Server(base, request.param)
+    server = Server(request.param, base, "--name", "animals")
     yield server
     server.stop()
 
@@ -188,7 +129,7 @@ def test_no_request_is_lost_while_versions_come_and_go(versions, tmp_path, kind)
 
     base = tmp_path / "animals"
     shutil.copytree(versions[0], base / "1")
-    server = Server(base, kind)
+    server = Server(kind, base, "--name", "animals")
     done, failed, answered_by = [], [], set()
     all_published = threading.Event()
 
