@@ -4,6 +4,7 @@ from serving.client.async_client import AsyncClient
 from serving.client.channel import TLS
 from serving.client.errors import (
     DeadlineExceededError,
+    FingerprintError,
     ImageInputError,
     InvalidRequestError,
     MissingImageError,
@@ -23,6 +24,7 @@ from serving.client.results import (
     TensorSpec,
     VersionStatus,
 )
+from serving.client.streams import Failure
 from serving.client.sync_client import Client
 
 __all__ = [
@@ -32,6 +34,8 @@ __all__ = [
     "Client",
     "DeadlineExceededError",
     "Embedding",
+    "Failure",
+    "FingerprintError",
     "ImageInputError",
     "InvalidRequestError",
     "MissingImageError",

@@ -1,7 +1,8 @@
 """The asyncio client: the blocking one with `await`."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import grpc
@@ -20,6 +21,7 @@ from serving.client.results import (
     VersionStatus,
 )
 from serving.client.settings import Settings
+from serving.client.streams import Asked, Batch, OnError, StreamPlan, chunks
 
 
 class AsyncClient:
@@ -40,6 +42,11 @@ class AsyncClient:
         max_batch_size: most images of one request, at least 1; more images make more requests.
         headers: sent with every request, for example `{"authorization": "Bearer …"}`.
         channel_options: further gRPC channel options; they win over the client's own.
+        require_fingerprint: refuse a model whose preprocessing has another fingerprint; each
+            version is asked for its own once.
+        compression: of requests, such as `grpc.Compression.Gzip`; of little use for JPEG files.
+        interceptors: gRPC client interceptors, for example of OpenTelemetry
+            (`opentelemetry.instrumentation.grpc`).
 
     Raises:
         ValueError: if an argument makes no sense.
@@ -61,11 +68,24 @@ class AsyncClient:
         max_batch_size: int = 32,
         headers: Mapping[str, str] | None = None,
         channel_options: Sequence[tuple[str, Any]] = (),
+        require_fingerprint: str | None = None,
+        compression: Any = None,
+        interceptors: Sequence[Any] = (),
     ):
         target = calls.Target(model, version, version_label)
         self._settings = Settings(
-            address, target, timeout, tls, max_batch_size, headers or {}, channel_options
+            address,
+            target,
+            timeout,
+            tls,
+            max_batch_size,
+            headers or {},
+            channel_options,
+            require_fingerprint,
+            compression,
+            interceptors,
         )
+        self._right_versions: set[int] = set()  # whose fingerprint is the required one
         self._channel = self._settings.open(grpc.aio)
         self._methods = {
             method: self._channel.unary_unary(
@@ -175,6 +195,72 @@ class AsyncClient:
         """
         return await self._ask(questions.ATTENTION, images, timeout)
 
+    async def stream(
+        self,
+        images: AsyncIterable[Any] | Iterable[Any],
+        *,
+        asked: Asked = "predict",
+        top_k: int = 5,
+        in_flight: int = 4,
+        on_error: OnError = "raise",
+        timeout: float | None = None,
+    ) -> AsyncIterator[Any]:
+        """Ask about any number of images, while later ones are read and sent.
+
+        Args:
+            images: any iterable, asynchronous or not, in any form of the class; read as needed.
+            asked: "predict", "probabilities", "embed" or "attention".
+            top_k: how many classes, for "predict".
+            in_flight: most batches of up to `max_batch_size` images that are under way.
+            on_error: "raise" ends the stream at the first image without an answer; "yield" gives a
+                `Failure` in its place and goes on.
+            timeout: seconds for each request; None for the client's.
+
+        Yields:
+            One result per image, in order. Closing the stream cancels what is under way.
+
+        Raises:
+            ServingError: if an image cannot be sent or the server cannot answer.
+            ValueError: if an argument makes no sense.
+
+        Example:
+            `async for result in client.stream(images): print(result)`
+        """
+        plan = StreamPlan(asked, top_k, in_flight, on_error)
+        seconds = self._settings.deadline(timeout)
+        under_way: deque[tuple[Batch, list[asyncio.Task[Any]]]] = deque()
+        first = 0
+        try:
+            async for items in _chunks(images, self._settings.max_batch_size):
+                if len(under_way) == plan.in_flight:
+                    for result in await self._finished(plan, *under_way[0]):
+                        yield result
+                    under_way.popleft()
+                # Files are read here: in a thread, so that the loop goes on.
+                target = self._settings.target
+                batch = await asyncio.to_thread(plan.batch, first, items, target)
+                first += len(items)
+                started = [asyncio.create_task(self._send(c, seconds)) for c in batch.calls]
+                under_way.append((batch, started))
+            while under_way:
+                for result in await self._finished(plan, *under_way[0]):
+                    yield result
+                under_way.popleft()
+        finally:
+            for _, started in under_way:
+                for task in started:
+                    task.cancel()
+
+    async def _finished(
+        self, plan: StreamPlan, batch: Batch, started: list[asyncio.Task[Any]]
+    ) -> Iterator[Any]:
+        for call, task in zip(batch.calls, started, strict=True):
+            try:
+                batch.fill(call, await task)
+            except ServingError as error:
+                batch.fail(call, error)
+        return plan.emit(batch)
+
     async def call(
         self,
         inputs: Mapping[str, Any],
@@ -269,6 +355,8 @@ class AsyncClient:
 
     async def _send(self, call: calls.Call, timeout: float | None) -> Any:
         seconds = self._settings.deadline(timeout)
+        if call.method in (calls.PREDICT, calls.CLASSIFY):
+            await self._check_fingerprint(None)
         try:
             response = await self._methods[call.method](
                 call.request, timeout=seconds, metadata=self._settings.metadata()
@@ -277,4 +365,40 @@ class AsyncClient:
             raise self._settings.error(error, call, seconds) from error
         except grpc.aio.UsageError as error:
             raise ServingError(f"the client for {self._settings.address} is closed") from error
+        if call.method in (calls.PREDICT, calls.CLASSIFY):
+            await self._check_fingerprint(response)
         return call.read(response)
+
+    async def _check_fingerprint(self, response: Any) -> None:
+        """Before anything is sent, and again when another version has answered."""
+        required = self._settings.require_fingerprint
+        version = None if response is None else response.model_spec.version.value
+        if required is None or (
+            self._right_versions if version is None else version in self._right_versions
+        ):
+            return
+        target = self._settings.target
+        if version is not None:
+            target = calls.Target(target.model, version)
+        metadata = await self._send(calls.metadata_call(target), None)
+        calls.check_fingerprint(metadata, required)
+        self._right_versions.add(metadata.version)
+
+
+async def _chunks(
+    images: AsyncIterable[Any] | Iterable[Any], size: int
+) -> AsyncIterator[list[Any]]:
+    """Lists of up to `size` images, read when their turn comes; what blocks runs in a thread."""
+    if not isinstance(images, AsyncIterable):
+        lists = chunks(images, size)
+        while (items := await asyncio.to_thread(next, lists, None)) is not None:
+            yield items
+        return
+    items = []
+    async for item in images:
+        items.append(item)
+        if len(items) == size:
+            yield items
+            items = []
+    if items:
+        yield items

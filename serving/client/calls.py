@@ -4,6 +4,7 @@ Everything here is a pure function of its arguments. The two clients only send w
 hand the answers back to them, so that they cannot differ.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,12 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import Message
 
-from serving.client.errors import ServingError
+from serving.client.errors import FingerprintError, ServingError
 from serving.client.results import ModelMetadata, Signature, TensorSpec, VersionStatus
 from serving.protos import serving_wire_pb2 as wire
 from serving.tensors import read_tensor, write_tensor
+
+_FINGERPRINT = re.compile(r"preprocessing_([0-9a-f]{12})/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +243,39 @@ def _read_metadata(response: Any) -> ModelMetadata:
         for name, entry in sorted(described.signature_def.items())
         if not name.startswith("__")  # the loader's own initialisation
     }
-    return ModelMetadata(response.model_spec.name, response.model_spec.version.value, signatures)
+    # `keras-vit export` names the tensors preprocessing_FINGERPRINT/SIGNATURE/OUTPUT.
+    names = [
+        info.name for entry in described.signature_def.values() for info in entry.outputs.values()
+    ]
+    found = {match[1] for name in names if (match := _FINGERPRINT.match(name))}
+    return ModelMetadata(
+        response.model_spec.name,
+        response.model_spec.version.value,
+        signatures,
+        found.pop() if len(found) == 1 else None,
+    )
+
+
+def check_fingerprint(metadata: ModelMetadata, required: str) -> None:
+    """Refuse a model that treats images in another way.
+
+    Args:
+        metadata: of the served version.
+        required: the fingerprint that is insisted on.
+
+    Raises:
+        FingerprintError: if it is another one, or none.
+
+    Example:
+        >>> check_fingerprint(ModelMetadata("digits", 1, {}, "0123456789ab"), "0123456789ab")
+    """
+    if metadata.preprocessing_fingerprint != required:
+        raise FingerprintError(
+            f"version {metadata.version} of {metadata.model!r} has the preprocessing fingerprint "
+            f"{metadata.preprocessing_fingerprint}, but {required} is required: ask for the "
+            "version or label that has it, export the model with that preprocessing, or change "
+            "require_fingerprint"
+        )
 
 
 def _specs(infos: Any) -> dict[str, TensorSpec]:

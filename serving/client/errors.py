@@ -50,6 +50,10 @@ class ServerOverloadedError(ServingError):
     """The server has no room for the request, or the message is too large for it."""
 
 
+class FingerprintError(ServingError):
+    """The served model treats images in another way than the client insists on."""
+
+
 class ImageInputError(ServingError):
     """An image was given in a form that cannot be sent; nothing was sent."""
 

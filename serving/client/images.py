@@ -101,6 +101,31 @@ def collect(images: Any) -> list[Image]:
     return collected
 
 
+def collect_one(index: int, item: Any) -> Image:
+    """Name and check one image of a stream.
+
+    Args:
+        index: its position.
+        item: in any form of `collect`.
+
+    Returns:
+        The image; a file is checked but not read yet.
+
+    Raises:
+        MissingImageError: if the file is not there.
+        ImageInputError: if it is not an image in one of these forms.
+
+    Example:
+        >>> collect_one(3, b"...").source
+        'image 3'
+    """
+    image = _image(index, item)
+    if isinstance(image.content, Path) and not image.content.is_file():
+        what = "is a folder" if image.content.is_dir() else "does not exist"
+        raise MissingImageError(f"{image.source} {what}: give the path of an image file")
+    return image
+
+
 def batches(
     images: list[Image], max_batch_size: int, *, pixels_apart: bool
 ) -> Iterator[tuple[list[Image], np.ndarray]]:

@@ -135,6 +135,8 @@ class ModelMetadata:
         model: its name.
         version: the version described.
         signatures: by name.
+        preprocessing_fingerprint: of what the model does with images before it sees them; None if
+            the export does not say.
 
     Example:
         >>> ModelMetadata("digits", 1, {}).version
@@ -144,6 +146,7 @@ class ModelMetadata:
     model: str
     version: int
     signatures: dict[str, Signature]
+    preprocessing_fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,9 @@ class Settings:
         max_batch_size: most images of one request.
         headers: metadata sent with every request, such as an authorization.
         options: the caller's own gRPC channel options.
+        require_fingerprint: of the preprocessing that the served model must have.
+        compression: of requests, a `grpc.Compression`.
+        interceptors: of the channel, such as OpenTelemetry's.
 
     Raises:
         ValueError: if one makes no sense.
@@ -39,6 +42,9 @@ class Settings:
     max_batch_size: int = 32
     headers: Mapping[str, str] = field(default_factory=dict)
     options: Sequence[tuple[str, Any]] = ()
+    require_fingerprint: str | None = None
+    compression: Any = None
+    interceptors: Sequence[Any] = ()
 
     def __post_init__(self):
         check_address(self.address)
@@ -74,9 +80,16 @@ class Settings:
         """
         options = channel_options(self.address, self.tls, self.options)
         certificates = credentials(self.tls)
+        more: dict[str, Any] = {"compression": self.compression}
+        if library is not grpc:
+            more["interceptors"] = list(self.interceptors)
         if certificates is None:
-            return library.insecure_channel(self.address, options)
-        return library.secure_channel(self.address, certificates, options)
+            channel = library.insecure_channel(self.address, options, **more)
+        else:
+            channel = library.secure_channel(self.address, certificates, options, **more)
+        if library is grpc and self.interceptors:
+            channel = grpc.intercept_channel(channel, *self.interceptors)
+        return channel
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """The headers as gRPC wants them.

@@ -1,6 +1,7 @@
 """The blocking client."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import grpc
@@ -19,6 +20,7 @@ from serving.client.results import (
     VersionStatus,
 )
 from serving.client.settings import Settings
+from serving.client.streams import Asked, Batch, OnError, StreamPlan, chunks
 
 
 class Client:
@@ -39,6 +41,11 @@ class Client:
         max_batch_size: most images of one request, at least 1; more images make more requests.
         headers: sent with every request, for example `{"authorization": "Bearer …"}`.
         channel_options: further gRPC channel options; they win over the client's own.
+        require_fingerprint: refuse a model whose preprocessing has another fingerprint; each
+            version is asked for its own once.
+        compression: of requests, such as `grpc.Compression.Gzip`; of little use for JPEG files.
+        interceptors: gRPC client interceptors, for example of OpenTelemetry
+            (`opentelemetry.instrumentation.grpc`).
 
     Raises:
         ValueError: if an argument makes no sense.
@@ -60,11 +67,24 @@ class Client:
         max_batch_size: int = 32,
         headers: Mapping[str, str] | None = None,
         channel_options: Sequence[tuple[str, Any]] = (),
+        require_fingerprint: str | None = None,
+        compression: Any = None,
+        interceptors: Sequence[Any] = (),
     ):
         target = calls.Target(model, version, version_label)
         self._settings = Settings(
-            address, target, timeout, tls, max_batch_size, headers or {}, channel_options
+            address,
+            target,
+            timeout,
+            tls,
+            max_batch_size,
+            headers or {},
+            channel_options,
+            require_fingerprint,
+            compression,
+            interceptors,
         )
+        self._right_versions: set[int] = set()  # whose fingerprint is the required one
         self._channel = self._settings.open(grpc)
         self._methods = {
             method: self._channel.unary_unary(
@@ -172,6 +192,77 @@ class Client:
         """
         return self._ask(questions.ATTENTION, images, timeout)
 
+    def stream(
+        self,
+        images: Iterable[Any],
+        *,
+        asked: Asked = "predict",
+        top_k: int = 5,
+        in_flight: int = 4,
+        on_error: OnError = "raise",
+        timeout: float | None = None,
+    ) -> Iterator[Any]:
+        """Ask about any number of images, while later ones are read and sent.
+
+        Args:
+            images: any iterable, in any form of the class; read as needed.
+            asked: "predict", "probabilities", "embed" or "attention".
+            top_k: how many classes, for "predict".
+            in_flight: most batches of up to `max_batch_size` images that are under way.
+            on_error: "raise" ends the stream at the first image without an answer; "yield" gives a
+                `Failure` in its place and goes on.
+            timeout: seconds for each request; None for the client's.
+
+        Yields:
+            One result per image, in order. Closing the stream cancels what is under way.
+
+        Raises:
+            ServingError: if an image cannot be sent or the server cannot answer.
+            ValueError: if an argument makes no sense.
+
+        Example:
+            `for result in client.stream(Path("photos").glob("*.jpg")): print(result)`
+        """
+        plan = StreamPlan(asked, top_k, in_flight, on_error)
+        return self._stream(plan, images, self._settings.deadline(timeout))
+
+    def _stream(self, plan: StreamPlan, images: Iterable[Any], seconds: float) -> Iterator[Any]:
+        under_way: deque[tuple[Batch, list[Any]]] = deque()
+        first = 0
+        try:
+            for items in chunks(images, self._settings.max_batch_size):
+                if len(under_way) == plan.in_flight:
+                    yield from self._finished(plan, *under_way.popleft(), seconds)
+                self._check_fingerprint(None)
+                batch = plan.batch(first, items, self._settings.target)
+                first += len(items)
+                metadata = self._settings.metadata()
+                started = [
+                    self._methods[c.method].future(c.request, timeout=seconds, metadata=metadata)
+                    for c in batch.calls
+                ]
+                under_way.append((batch, started))
+            while under_way:
+                yield from self._finished(plan, *under_way.popleft(), seconds)
+        finally:
+            for _, started in under_way:
+                for future in started:
+                    future.cancel()
+
+    def _finished(
+        self, plan: StreamPlan, batch: Batch, started: list[Any], seconds: float
+    ) -> Iterator[Any]:
+        for call, future in zip(batch.calls, started, strict=True):
+            try:
+                response = future.result()
+                self._check_fingerprint(response)
+                batch.fill(call, call.read(response))
+            except grpc.RpcError as error:
+                batch.fail(call, self._settings.error(error, call, seconds))
+            except ServingError as error:
+                batch.fail(call, error)
+        return plan.emit(batch)
+
     def call(
         self,
         inputs: Mapping[str, Any],
@@ -262,6 +353,8 @@ class Client:
 
     def _send(self, call: calls.Call, timeout: float | None) -> Any:
         seconds = self._settings.deadline(timeout)
+        if call.method in (calls.PREDICT, calls.CLASSIFY):
+            self._check_fingerprint(None)
         try:
             response = self._methods[call.method](
                 call.request, timeout=seconds, metadata=self._settings.metadata()
@@ -272,4 +365,21 @@ class Client:
             if "closed" not in str(error):
                 raise
             raise ServingError(f"the client for {self._settings.address} is closed") from error
+        if call.method in (calls.PREDICT, calls.CLASSIFY):
+            self._check_fingerprint(response)
         return call.read(response)
+
+    def _check_fingerprint(self, response: Any) -> None:
+        """Before anything is sent, and again when another version has answered."""
+        required = self._settings.require_fingerprint
+        version = None if response is None else response.model_spec.version.value
+        if required is None or (
+            self._right_versions if version is None else version in self._right_versions
+        ):
+            return
+        target = self._settings.target
+        if version is not None:
+            target = calls.Target(target.model, version)
+        metadata = self._send(calls.metadata_call(target), None)
+        calls.check_fingerprint(metadata, required)
+        self._right_versions.add(metadata.version)
