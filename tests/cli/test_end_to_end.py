@@ -16,7 +16,7 @@ import pytest
 
 # fmt: off
 TRAIN = [
-    "train", "digits", "--epochs", "40", "--batch-size", "128", "--model.hidden-dim", "64",
+    "train", "digits", "--epochs", "16", "--batch-size", "128", "--model.hidden-dim", "64",
     "--model.depth", "2", "--schedule.warmup-epochs", "1", "--optimizer.learning-rate", "5e-3",
 ]
 # fmt: on
@@ -96,13 +96,13 @@ def trained(home, start, finish):
     done = len(epochs_in(workdir))
     status, output, errors = finish(*TRAIN, "--workdir", workdir)
     assert status == 0, errors
-    going_on = int(re.search(r"Going on after epoch (\d+)(, step \d+)? of 40", output)[1])
+    going_on = int(re.search(r"Going on after epoch (\d+)(, step \d+)? of 16", output)[1])
     assert going_on >= done  # the checkpoint comes before the row
     return workdir
 
 
 def test_a_stopped_run_goes_on(trained):
-    assert epochs_in(trained) == list(range(1, 41))
+    assert epochs_in(trained) == list(range(1, 17))
     assert (trained / "model.keras").exists()
     assert (trained / "curves.png").exists()
 

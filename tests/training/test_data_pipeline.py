@@ -156,8 +156,10 @@ def test_a_resumed_run_sees_what_is_left_bit_for_bit(digits, three_epochs, epoch
 TIMM = Augmentation(mixup_kind="timm", mixup=0.8, cutmix=1.0)
 
 
-@pytest.mark.parametrize("augmentation", [Augmentation(), RANDOM, TIMM])
-@pytest.mark.parametrize(("batch_size", "count"), [(600, 2), (600, 3), (1200, 3)])
+@pytest.mark.parametrize(
+    ("augmentation", "batch_size", "count"),
+    [(Augmentation(), 600, 2), (RANDOM, 600, 3), (TIMM, 1200, 3)],
+)
 def test_the_shares_of_several_processes_are_parts_of_what_one_sees(
     digits, augmentation, batch_size, count
 ):
