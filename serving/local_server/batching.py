@@ -29,16 +29,18 @@ class _Call:
         self.error: StatusError | None = None
         self.missing = 0
         self.done = threading.Event()
+        self._lock = threading.Lock()  # its parts may end in several threads at once
 
     def finish(self, start: int, answer: Arrays | StatusError) -> None:
         """Take the answer for the rows from `start` on."""
-        if isinstance(answer, StatusError):
-            self.error = answer
-        else:
-            self.parts[start] = answer
-        self.missing -= 1
-        if self.missing == 0:
-            self.done.set()
+        with self._lock:
+            if isinstance(answer, StatusError):
+                self.error = answer
+            else:
+                self.parts[start] = answer
+            self.missing -= 1
+            if self.missing == 0:
+                self.done.set()
 
 
 @dataclasses.dataclass
