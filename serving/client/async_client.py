@@ -208,7 +208,8 @@ class AsyncClient:
         """Ask about any number of images, while later ones are read and sent.
 
         Args:
-            images: any iterable, asynchronous or not, in any form of the class; read as needed.
+            images: one, or any iterable, asynchronous or not, in any form of the class; read as
+                needed.
             asked: "predict", "probabilities", "embed" or "attention".
             top_k: how many classes, for "predict".
             in_flight: most batches of up to `max_batch_size` images that are under way.

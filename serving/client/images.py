@@ -49,21 +49,25 @@ class Image:
 
         Raises:
             MissingImageError: if the file vanished or cannot be read.
+            ImageInputError: if a PIL image cannot be read from its file.
         """
         if isinstance(self.content, bytes):
             return self.content
         if isinstance(self.content, Path):
             try:
                 return self.content.read_bytes()
-            except OSError as error:
+            except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
                 raise MissingImageError(f"cannot read image {self.content}: {error}") from error
         if self.is_pixels:
             return _png(self.content)
         buffer = io.BytesIO()
         picture = self.content
-        if picture.mode not in _PNG_MODES:
-            picture = picture.convert("RGB")
-        picture.save(buffer, "PNG")
+        try:
+            if picture.mode not in _PNG_MODES:
+                picture = picture.convert("RGB")
+            picture.save(buffer, "PNG")
+        except OSError as error:  # PIL reads the file only now
+            raise ImageInputError(f"{self.source} cannot be encoded: {error}") from error
         return buffer.getvalue()
 
 
@@ -86,7 +90,7 @@ def collect(images: Any) -> list[Image]:
         >>> [image.source for image in collect([b"...", np.zeros((8, 8, 3), np.uint8)])]
         ['image 0', 'image 1']
     """
-    collected = [_image(index, item) for index, item in enumerate(_as_items(images))]
+    collected = [_image(index, item) for index, item in enumerate(as_items(images))]
     missing = [
         image.source
         for image in collected
@@ -161,7 +165,22 @@ def batches(
             yield batch, array
 
 
-def _as_items(images: Any) -> Iterable[Any]:
+def as_items(images: Any) -> Iterable[Any]:
+    """See one image or several as several.
+
+    Args:
+        images: see `collect`.
+
+    Returns:
+        The images, unchecked.
+
+    Raises:
+        ImageInputError: if these are no images in one of the forms.
+
+    Example:
+        >>> as_items("seven.png")
+        ['seven.png']
+    """
     if isinstance(images, np.ndarray):
         return images if images.ndim == 4 else [images]
     if isinstance(images, str | Path | bytes | bytearray | memoryview) or _is_pil(images):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from typing import Any, Literal
 from serving.client import questions
 from serving.client.calls import Call, Target
 from serving.client.errors import ServingError
-from serving.client.images import Image, collect_one
+from serving.client.images import Image, as_items, collect_one
 
 Asked = Literal["predict", "probabilities", "embed", "attention"]
 OnError = Literal["raise", "yield"]
@@ -149,10 +149,10 @@ class StreamPlan:
             yield result
 
 
-def chunks(images: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of up to `size` images, read when their turn comes."""
+def chunks(images: Any, size: int) -> Iterator[list[Any]]:
+    """Lists of up to `size` images, read when their turn comes; one image is a list of one."""
     items: list[Any] = []
-    for item in images:
+    for item in as_items(images):
         items.append(item)
         if len(items) == size:
             yield items

@@ -191,6 +191,15 @@ def test_async_iterables_and_nothing_at_all(kind):
             assert said(ask(kind, fake, images(), max_batch_size=2)) == list("ABCDE")
 
 
+@KINDS
+def test_one_image_is_a_stream_of_one(kind, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"A")
+    with Fake() as fake:
+        assert said(ask(kind, fake, str(tmp_path / "a.png"))) == ["A"]
+        (failed,) = ask(kind, fake, ["zero\0byte.png"], on_error="yield")
+        assert not failed.valid
+
+
 def test_arguments_that_make_no_sense():
     with Client("localhost:1", "fake") as client:
         for arguments in ({"asked": "colour"}, {"in_flight": 0}, {"on_error": "ignore"}):
