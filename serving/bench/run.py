@@ -113,11 +113,8 @@ class Bench:
         async with settings.open(grpc.aio) as channel:
             # Bytes as they are: work of this program would be taken for the server's.
             method = channel.unary_unary(PREDICT.path)
-            try:
+            with settings.errors(raw_call(target, self.signature, {}, ()), self.timeout):
                 await method(requests[0], timeout=self.timeout, wait_for_ready=False)
-            except grpc.RpcError as error:
-                call = raw_call(target, self.signature, {}, ())
-                raise settings.error(error, call, self.timeout) from error
             following = itertools.cycle(requests)
 
             async def send() -> str:

@@ -45,8 +45,7 @@ class AsyncClient:
         require_fingerprint: refuse a model whose preprocessing has another fingerprint; each
             version is asked for its own once.
         compression: of requests, such as `grpc.Compression.Gzip`; of little use for JPEG files.
-        interceptors: gRPC client interceptors, for example of OpenTelemetry
-            (`opentelemetry.instrumentation.grpc`).
+        interceptors: of `grpc.aio`, for example OpenTelemetry's `aio_client_interceptors()`.
 
     Raises:
         ValueError: if an argument makes no sense.
@@ -358,14 +357,10 @@ class AsyncClient:
         seconds = self._settings.deadline(timeout)
         if call.method in (calls.PREDICT, calls.CLASSIFY):
             await self._check_fingerprint(None)
-        try:
+        with self._settings.errors(call, seconds):
             response = await self._methods[call.method](
                 call.request, timeout=seconds, metadata=self._settings.metadata()
             )
-        except grpc.RpcError as error:
-            raise self._settings.error(error, call, seconds) from error
-        except grpc.aio.UsageError as error:
-            raise ServingError(f"the client for {self._settings.address} is closed") from error
         if call.method in (calls.PREDICT, calls.CLASSIFY):
             await self._check_fingerprint(response)
         return call.read(response)

@@ -1,6 +1,8 @@
 """What both clients are told when they are made."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,21 +101,37 @@ class Settings:
         """
         return tuple((name.lower(), value) for name, value in self.headers.items())
 
-    def error(self, error: grpc.RpcError, call: Call, timeout: float) -> ServingError:
-        """Explain a failed call.
+    @contextlib.contextmanager
+    def errors(self, call: Call, timeout: float) -> Iterator[None]:
+        """Explain what gRPC raises.
 
         Args:
-            error: what gRPC raised.
-            call: what was sent.
+            call: what is sent.
             timeout: its deadline in seconds.
 
-        Returns:
-            The error to raise.
+        Raises:
+            ServingError: in the place of gRPC's errors.
         """
-        return from_rpc_error(
-            error,
-            address=self.address,
-            model=str(self.target),
-            signature=call.signature,
-            timeout=timeout,
-        )
+        closed = ServingError(f"the client for {self.address} is closed")
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise from_rpc_error(
+                error,
+                address=self.address,
+                model=str(self.target),
+                signature=call.signature,
+                timeout=timeout,
+            ) from error
+        except (grpc.FutureCancelledError, grpc.aio.UsageError) as error:
+            raise closed from error
+        except asyncio.CancelledError as error:
+            # So end the calls of a channel that is closed; a task that is cancelled says so.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise closed from error
+        except ValueError as error:
+            if "closed" not in str(error):
+                raise
+            raise closed from error

@@ -44,8 +44,8 @@ class Client:
         require_fingerprint: refuse a model whose preprocessing has another fingerprint; each
             version is asked for its own once.
         compression: of requests, such as `grpc.Compression.Gzip`; of little use for JPEG files.
-        interceptors: gRPC client interceptors, for example of OpenTelemetry
-            (`opentelemetry.instrumentation.grpc`).
+        interceptors: gRPC client interceptors. OpenTelemetry's are not: call its
+            `GrpcInstrumentorClient().instrument()` before the client is made.
 
     Raises:
         ValueError: if an argument makes no sense.
@@ -237,11 +237,14 @@ class Client:
                 batch = plan.batch(first, items, self._settings.target)
                 first += len(items)
                 metadata = self._settings.metadata()
-                started = [
-                    self._methods[c.method].future(c.request, timeout=seconds, metadata=metadata)
-                    for c in batch.calls
-                ]
+                started: list[Any] = []
                 under_way.append((batch, started))
+                for call in batch.calls:
+                    with self._settings.errors(call, seconds):
+                        method = self._methods[call.method]
+                        started.append(
+                            method.future(call.request, timeout=seconds, metadata=metadata)
+                        )
             while under_way:
                 yield from self._finished(plan, *under_way.popleft(), seconds)
         finally:
@@ -254,11 +257,10 @@ class Client:
     ) -> Iterator[Any]:
         for call, future in zip(batch.calls, started, strict=True):
             try:
-                response = future.result()
+                with self._settings.errors(call, seconds):
+                    response = future.result()
                 self._check_fingerprint(response)
                 batch.fill(call, call.read(response))
-            except grpc.RpcError as error:
-                batch.fail(call, self._settings.error(error, call, seconds))
             except ServingError as error:
                 batch.fail(call, error)
         return plan.emit(batch)
@@ -355,16 +357,10 @@ class Client:
         seconds = self._settings.deadline(timeout)
         if call.method in (calls.PREDICT, calls.CLASSIFY):
             self._check_fingerprint(None)
-        try:
+        with self._settings.errors(call, seconds):
             response = self._methods[call.method](
                 call.request, timeout=seconds, metadata=self._settings.metadata()
             )
-        except grpc.RpcError as error:
-            raise self._settings.error(error, call, seconds) from error
-        except ValueError as error:
-            if "closed" not in str(error):
-                raise
-            raise ServingError(f"the client for {self._settings.address} is closed") from error
         if call.method in (calls.PREDICT, calls.CLASSIFY):
             self._check_fingerprint(response)
         return call.read(response)

@@ -22,7 +22,7 @@ class Fake:
 
     def __init__(self, delay=lambda number: 0.0, version=lambda number: 1, fails=()):
         self.delay, self.version, self.fails = delay, version, fails
-        self.requests, self.running, self.most = 0, 0, 0
+        self.requests, self.running, self.most, self.cancelled = 0, 0, 0, 0
         self.fingerprints = {1: "0" * 12, 2: "1" * 12}
         self.lock = threading.Lock()
         self.headers = []
@@ -62,9 +62,12 @@ class Fake:
             self.running += 1
             self.most = max(self.most, self.running)
             self.headers.append(dict(context.invocation_metadata()))
-        time.sleep(self.delay(number))
+        end = time.monotonic() + self.delay(number)
+        while context.is_active() and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, 0.02))
         with self.lock:
             self.running -= 1
+            self.cancelled += not context.is_active()
         if number in self.fails:
             context.abort(grpc.StatusCode[self.fails[number]], "as told")
         images = read_tensor(request.inputs["image_bytes"])
@@ -85,6 +88,13 @@ class Fake:
         response.model_spec.name, response.model_spec.version.value = "fake", version
         response.metadata["signature_def"].value = signatures.SerializeToString()
         return response
+
+
+def wait_for(condition):
+    end = time.monotonic() + 5
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert condition()
 
 
 def letters(count):
@@ -146,13 +156,84 @@ def test_images_are_read_as_they_are_needed():
 
 
 def test_an_early_end_cancels_what_is_under_way():
-    with Fake(delay=lambda number: 0.0 if number == 0 else 5.0) as fake:
-        with Client(fake.address, "fake", max_batch_size=1) as client:
-            stream = client.stream(letters(50), in_flight=4)
+    slow = threading.Event()
+    fake = Fake(delay=lambda number: 8.0 if slow.is_set() else 0.0)
+    with fake, Client(fake.address, "fake", max_batch_size=1) as client:
+        stream = client.stream(letters(50), in_flight=4)
+        next(stream)
+        slow.set()
+        assert len([next(stream) for _ in range(3)]) == 3  # each sends another, which is slow
+        stream.close()
+        wait_for(lambda: fake.cancelled >= 3)  # well before their answers
+
+
+def test_a_task_that_is_cancelled_cancels_its_requests():
+    async def run(fake):
+        async with AsyncClient(fake.address, "fake", max_batch_size=1) as client:
+
+            async def ask_all():
+                return [result async for result in client.stream(letters(50), in_flight=4)]
+
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(ask_all(), 0.5)
+            await asyncio.to_thread(wait_for, lambda: fake.cancelled >= 4)
+
+    with Fake(delay=lambda number: 8.0) as fake:
+        asyncio.run(run(fake))
+
+
+def test_a_client_that_is_closed_ends_its_streams_with_a_clear_error():
+    slow = threading.Event()
+    with Fake(delay=lambda number: 8.0 if slow.is_set() else 0.0) as fake:
+        client = Client(fake.address, "fake", max_batch_size=1)
+        stream = client.stream(letters(9), in_flight=2)
+        next(stream)
+        slow.set()
+        next(stream)
+        client.close()
+        with pytest.raises(ServingError, match="closed"):
             next(stream)
-            start = time.monotonic()
-            stream.close()
-        assert time.monotonic() - start < 2
+
+    async def run(fake):
+        client = AsyncClient(fake.address, "fake", max_batch_size=1)
+        stream = client.stream(letters(9), in_flight=2)
+        await anext(stream)
+        slow.set()
+        await anext(stream)
+        waiting = asyncio.create_task(client.predict(b"B"))
+        await asyncio.sleep(0.1)
+        await client.close()
+        with pytest.raises(ServingError, match="closed"):
+            await waiting
+        with pytest.raises(ServingError, match="closed"):
+            await anext(stream)
+
+    slow.clear()
+    with Fake(delay=lambda number: 8.0 if slow.is_set() else 0.0) as fake:
+        asyncio.run(run(fake))
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("a:1,b:2", "ipv4:///"),
+        ("ipv4:///10.0.0.1:8500,10.0.0.2", "'10.0.0.2' has no port"),
+        ("localhost", "no port"),
+        ("localhost:0", "no port"),
+    ],
+)
+def test_addresses_that_cannot_work_are_refused(address, words):
+    with pytest.raises(ValueError, match=words):
+        Client(address, "fake")
+
+
+def test_several_servers_share_the_work():
+    with Fake() as one, Fake() as two:
+        address = f"ipv4:///{one.address},{two.address}"
+        with Client(address, "fake", max_batch_size=1) as client:
+            assert len(list(client.stream(letters(40)))) == 40
+        assert one.requests + two.requests == 40
+        assert min(one.requests, two.requests) > 5
 
 
 @KINDS
