@@ -163,8 +163,9 @@ def test_an_early_end_cancels_what_is_under_way():
         next(stream)
         slow.set()
         assert len([next(stream) for _ in range(3)]) == 3  # each sends another, which is slow
+        wait_for(lambda: fake.running == 3)
         stream.close()
-        wait_for(lambda: fake.cancelled >= 3)  # well before their answers
+        wait_for(lambda: fake.cancelled == 3)  # well before their answers
 
 
 def test_a_task_that_is_cancelled_cancels_its_requests():
