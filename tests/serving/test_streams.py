@@ -161,6 +161,7 @@ def test_an_early_end_cancels_what_is_under_way():
     with fake, Client(fake.address, "fake", max_batch_size=1) as client:
         stream = client.stream(letters(50), in_flight=4)
         next(stream)
+        wait_for(lambda: fake.requests == 4 and fake.running == 0)
         slow.set()
         assert len([next(stream) for _ in range(3)]) == 3  # each sends another, which is slow
         wait_for(lambda: fake.running == 3)
@@ -189,6 +190,7 @@ def test_a_client_that_is_closed_ends_its_streams_with_a_clear_error():
         client = Client(fake.address, "fake", max_batch_size=1)
         stream = client.stream(letters(9), in_flight=2)
         next(stream)
+        wait_for(lambda: fake.requests == 2 and fake.running == 0)
         slow.set()
         next(stream)
         client.close()
@@ -199,6 +201,7 @@ def test_a_client_that_is_closed_ends_its_streams_with_a_clear_error():
         client = AsyncClient(fake.address, "fake", max_batch_size=1)
         stream = client.stream(letters(9), in_flight=2)
         await anext(stream)
+        await asyncio.to_thread(wait_for, lambda: fake.requests == 2 and fake.running == 0)
         slow.set()
         await anext(stream)
         waiting = asyncio.create_task(client.predict(b"B"))
