@@ -267,10 +267,8 @@ class VisionTransformer(keras.Model):
             block_inputs.append(x)
             x = encoder_block(x)
         last_norm = make_norm(norm, norm_epsilon, policy, "norm") if final_norm else None
-        if last_norm and not fc_norm:
-            x = last_norm(x)
         if pooling == "map":
-            pooled = AttentionPooling(
+            pool: Any = AttentionPooling(
                 num_heads,
                 mlp_dim,
                 activation=activation,
@@ -279,41 +277,50 @@ class VisionTransformer(keras.Model):
                 norm_epsilon=norm_epsilon,
                 dtype=policy,
                 name="pooling",
-            )(x)  # [B, D]
+            )
         else:
-            pooled = TokenPooling(
+            pool = TokenPooling(
                 pooling, prefix_tokens.num_tokens, pool_include_prefix, dtype=policy, name="pooling"
-            )(x)  # [B, D]
-        if last_norm and fc_norm:
-            pooled = last_norm(pooled)
+            )
+        pre_logits = None
         if representation_size is not None:
-            pooled = keras.layers.Dense(
+            pre_logits = keras.layers.Dense(
                 representation_size,
                 activation="tanh",
                 kernel_initializer="lecun_normal",
                 dtype=policy,
                 name="pre_logits",
-            )(pooled)  # [B, representation_size]
-
-        def head(x: Any, name: str) -> Any:
-            return keras.layers.Dense(
+            )
+        heads = [
+            keras.layers.Dense(
                 num_classes,
                 kernel_initializer="zeros",  # as in the paper: training starts from no opinion
                 dtype="float32" if policy.name.startswith("mixed") else policy,
                 name=name,
-            )(x)  # [B, num_classes]
+            )
+            for name in ("head", "distillation_head")[: 2 if distillation_head else 1]
+            if num_classes
+        ]
+        token_mean = keras.layers.Average(name="token_mean")
+        head_mean = keras.layers.Average(dtype="float32", name="logits")
 
-        representation = logits = pooled
-        if num_classes:
-            logits = head(pooled, "head")
-        if distillation_head:
-            distilled = x[:, 1]  # [B, D]
-            representation = keras.layers.Average(name="token_mean")([pooled, distilled])
-            logits = representation
-            if num_classes:
-                logits = keras.layers.Average(dtype="float32", name="logits")(
-                    [head(pooled, "head"), head(distilled, "distillation_head")]
-                )
+        def finish(x: Any) -> tuple[Any, Any, Any]:
+            """What is pooled [B, N, D], the representation [B, D] and the logits [B, classes]."""
+            if last_norm and not fc_norm:
+                x = last_norm(x)
+            pooled = pool(x)  # [B, D]
+            if last_norm and fc_norm:
+                pooled = last_norm(pooled)
+            if pre_logits:
+                pooled = pre_logits(pooled)  # [B, representation_size]
+            vectors = [pooled, x[:, 1]] if distillation_head else [pooled]
+            representation = token_mean(vectors) if distillation_head else pooled
+            logits = [head(vector) for head, vector in zip(heads, vectors, strict=False)]
+            if not logits:
+                return x, representation, representation
+            return x, representation, head_mean(logits) if distillation_head else logits[0]
+
+        pooling_input, representation, logits = finish(x)
         super().__init__(inputs=images, outputs=logits, name=name)
 
         # === Config ===
@@ -329,10 +336,11 @@ class VisionTransformer(keras.Model):
         self.has_distillation_head = distillation_head
         self.blocks = blocks
         self._representation = representation
-        # What `attention_rollout` looks at: symbolic tensors on the way from images to logits.
+        # Symbolic tensors on the way from images to logits, for those who look inside.
         self._patches = patches
         self._block_inputs = block_inputs
-        self._pooling_input = x
+        self._pooling_input = pooling_input
+        self._finish = finish
         self.preprocessing = preprocessing
         self.labels = labels
 
