@@ -55,25 +55,50 @@ def rollout_function(model: VisionTransformer) -> Callable[[Any], Any]:
 
     def rollout(images: Any) -> Any:
         patches, *block_inputs, last = steps(images, training=False)
-        tokens = _pooled_tokens(model, last)  # [N, 1, T]
+        tokens = pooled_tokens(model, last)  # [N, 1, T]
         for block, x in zip(reversed(model.blocks), reversed(block_inputs), strict=True):
-            tokens = keras.ops.matmul(tokens, _transition(block.attention_weights(x)))
+            tokens = keras.ops.matmul(tokens, transition(block.attention_weights(x)))
         rows, columns = keras.ops.shape(patches)[1:3]
         return keras.ops.reshape(tokens[:, 0, model.num_prefix_tokens :], (-1, rows, columns))
 
     return rollout
 
 
-def _transition(weights: Any) -> Any:
-    """Attention [N, H, T, T] to what each token becomes of, float32 [N, T, T]."""
-    mean = keras.ops.mean(keras.ops.cast(weights, "float32"), axis=1)  # [N, T, T]
+def transition(weights: Any) -> Any:
+    """What tokens become of in a block, with its residual.
+
+    Args:
+        weights: attention of the first t tokens to all, [N, H, t, T].
+
+    Returns:
+        float32 [N, t, T]; each row sums to 1.
+
+    Example:
+        >>> transition(keras.ops.ones([1, 2, 4, 4]) / 4)[0, 0, :2]
+        <tf.Tensor: shape=(2,), dtype=float32, numpy=array([0.625, 0.125], dtype=float32)>
+    """
+    mean = keras.ops.mean(keras.ops.cast(weights, "float32"), axis=1)  # [N, t, T]
+    rows, columns = keras.ops.shape(mean)[1:]
     # Only differential attention goes below zero: what is taken away is not a part of the sum.
-    mixed = keras.ops.maximum(mean, 0.0) + keras.ops.eye(keras.ops.shape(mean)[-1])
+    mixed = keras.ops.maximum(mean, 0.0) + keras.ops.eye(rows, columns)
     return mixed / keras.ops.sum(mixed, axis=-1, keepdims=True)
 
 
-def _pooled_tokens(model: VisionTransformer, tokens: Any) -> Any:
-    """How much of each token [N, T, D] is in what the head sees, float32 [N, 1, T]."""
+def pooled_tokens(model: VisionTransformer, tokens: Any) -> Any:
+    """How much of each token is in what the head sees.
+
+    Args:
+        model: any `VisionTransformer`.
+        tokens: what its pooling takes, [N, T, D].
+
+    Returns:
+        float32 [N, 1, T].
+
+    Example:
+        >>> model = VisionTransformer(16, 8, hidden_dim=16, depth=1, num_heads=2)
+        >>> pooled_tokens(model, keras.ops.zeros([1, 3, 16])).numpy().tolist()
+        [[[1.0, 0.0, 0.0]]]
+    """
     pooling = model.get_layer("pooling")
     batch, length = keras.ops.shape(tokens)[:2]
     if isinstance(pooling, AttentionPooling):

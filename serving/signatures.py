@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_vit import VisionTransformer
 from keras_vit.decoding import check_size
-from keras_vit.rollout import rollout_function
+from serving.fused import fuse
 
 MAX_IMAGES = 256  # in one request: some thousand would take all memory
 
@@ -47,15 +47,17 @@ class ServedModel:
             return tf.function(function, input_signature=[spec], autograph=False)
 
         self._decode = part(model.preprocessing, tf.TensorSpec([], tf.string))
-        self._softmax = part(_softmax(model), height_width_3)
-        self._embedding = part(_embedding(model), height_width_3)
-        self._rollout = part(rollout_function(model), height_width_3)
+        fused = fuse(model)
+        self._softmax = part(
+            lambda images: tf.nn.softmax(tf.cast(fused.logits(images), tf.float32)), height_width_3
+        )
+        self._embedding = part(
+            lambda images: tf.cast(fused.representation(images), tf.float32), height_width_3
+        )
+        self._rollout = part(fused.rollout, height_width_3)
         self._top_k = min(top_k, model.num_classes)
         self._labels = list(model.labels or map(str, range(model.num_classes)))
-        # Each weight once, as the variable that the functions capture: TF Serving's loader
-        # restores what it finds here and nothing else.
         self.trackable = tf.Module(name="served_model")
-        self.trackable.weights = [variable.value for variable in model.weights]
 
     def signatures(self) -> dict[str, Callable[..., Outputs]]:
         """The traced functions by signature name.
@@ -78,10 +80,15 @@ class ServedModel:
                 "images": (self._images, height_width),
                 "classify": (self._classify, examples),
             }
-        return {
+        traced = {
             name: tf.function(function, autograph=False).get_concrete_function(spec)
             for name, (function, spec) in signatures.items()
         }
+        # Each weight once, as the variable that the functions capture: TF Serving's loader
+        # restores what it finds here and nothing else.
+        used = {id(v): v for function in traced.values() for v in function.graph.variables}
+        self.trackable.weights = list(used.values())
+        return traced
 
     # === Signatures ===
 
@@ -194,17 +201,6 @@ class ServedModel:
         where, images = batch.with_options(options).get_single_element()
         good = tf.size(where) - 1
         return where[:good], images[: tf.maximum(good, 1)]
-
-
-def _softmax(model: VisionTransformer) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Normalised images [N, H, W, 3] to probabilities, float32 [N, num_classes]."""
-    return lambda images: keras.ops.softmax(tf.cast(model(images, training=False), tf.float32))
-
-
-def _embedding(model: VisionTransformer) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Normalised images [N, H, W, 3] to what the head sees, float32 [N, D]."""
-    representation = model.representation_model()
-    return lambda images: tf.cast(representation(images, training=False), tf.float32)
 
 
 def _check_count(count: tf.Tensor) -> tf.Operation:

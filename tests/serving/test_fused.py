@@ -1,0 +1,111 @@
+"""The served graph's own form of the model, against the Keras model."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_vit import VisionTransformer, attention_rollout
+from serving import fused
+from serving.fused import fuse
+
+BASE = {"hidden_dim": 24, "depth": 3, "num_heads": 2, "num_classes": 5, "mlp_dim": 40}
+OPTIONS = {
+    "plain": {},
+    "one block": {"depth": 1},
+    "not square": {"image_size": (32, 16)},
+    "distillation": {"distillation_token": True},
+    "one head of two tokens": {"distillation_token": True, "distillation_head": False},
+    "registers": {"register_tokens": 3, "pooling": "avg"},
+    "no prefix": {"class_token": False, "pooling": "avg"},
+    "token and mean": {"pooling": "token_avg"},
+    "largest": {"pooling": "avgmax", "fc_norm": True},
+    "map": {"pooling": "map", "class_token": False},
+    "post norm": {"block": "post_norm", "init_values": 0.3},
+    "parallel": {"block": "parallel", "init_values": 0.3},
+    "twin": {"block": "twin", "init_values": 0.3},
+    "layer scale": {"init_values": 0.3},
+    "layer scale, pooled by mean": {"init_values": 0.3, "pooling": "avg"},
+    "query and key norm": {"qk_norm": True},
+    "more norms": {"scale_attn_norm": True, "scale_mlp_norm": True},
+    "gated": {"gated_mlp": True, "activation": "silu"},
+    "rms norm": {"norm": "rms_norm"},
+    "tanh": {"activation": "gelu_tanh"},
+    "quick": {"activation": "quick_gelu"},
+    "differential": {"attention": "differential", "hidden_dim": 32},
+    "differential twin": {"attention": "differential", "hidden_dim": 32, "block": "twin"},
+    "no biases": {"qkv_bias": False, "proj_bias": False, "patch_bias": False},
+    "pre-norm, representation": {"pre_norm": True, "representation_size": 12},
+    "any size": {"image_size": None, "position_grid": (4, 4)},
+    "no head": {"num_classes": 0},
+    "own scale": {"qk_scale": 0.7},
+}
+
+
+def make(options):
+    """A model whose every weight is random, so that none can be forgotten."""
+    model = VisionTransformer(**{"image_size": 32, "patch_size": 8, **BASE, **options})
+    random = np.random.default_rng(0)
+    for variable in model.weights:
+        start = 1.0 if "gamma" in variable.path or variable.path.endswith("scale") else 0.0
+        variable.assign(start + 0.3 * random.normal(size=variable.shape))
+    return model
+
+
+def images(model, count=3):
+    height, width = model.image_size or (32, 48)
+    return tf.random.stateless_normal([count, height, width, 3], [1, 2])
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+def test_it_equals_the_model(options):
+    model = make(options)
+    parts, given = fuse(model), images(model)
+    spec = [tf.TensorSpec([None, *(model.image_size or (None, None)), 3])]
+    for function, expected in (
+        (parts.logits, model(given)),
+        (parts.representation, model.representation_model()(given)),
+        (parts.rollout, attention_rollout(model, given)),
+    ):
+        scale = max(1.0, float(np.abs(expected).max()))
+        for answer in (function(given), tf.function(function, input_signature=spec)(given)):
+            assert answer.shape == expected.shape
+            np.testing.assert_allclose(answer / scale, expected / scale, atol=2e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"pooling": "avg"}, {"qk_norm": True, "block": "twin"}])
+def test_long_sequences_go_image_by_image(options, monkeypatch):
+    model = make(options)
+    given = images(model)
+    expected = model(given)
+    monkeypatch.setattr(fused, "LONG_SEQUENCE", 4)
+    spec = [tf.TensorSpec([None, 32, 32, 3])]
+    answer = tf.function(fuse(model).logits, input_signature=spec)
+    np.testing.assert_allclose(answer(given), expected, atol=2e-5)
+    names = {node.op for node in answer.get_concrete_function().graph.as_graph_def().node}
+    assert {"While", "StatelessWhile"} & names
+
+
+def test_tokens_that_the_head_does_not_see_cost_nothing():
+    """The last block multiplies the class token alone by its MLP."""
+    model = make({"depth": 1})
+    function = tf.function(fuse(model).logits, input_signature=[tf.TensorSpec([2, 32, 32, 3])])
+    graph = function.get_concrete_function().graph
+    rows = [
+        (tensor.shape[0], op.inputs[1].shape.as_list())
+        for op in graph.get_operations()
+        if op.type == "MatMul"
+        for tensor in op.outputs
+    ]
+    assert ([2, 24], [2, 40]) == ([rows[0][0], rows[0][1][0]], [rows[-3][0], rows[-3][1][1]])
+
+
+def test_one_kernel_does_several_operations():
+    """What TensorFlow's own optimiser makes of the graph, without oneDNN: bias with product."""
+    model = make({"pooling": "avg", "depth": 2})
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        given = tf.compat.v1.placeholder(tf.float32, [None, 32, 32, 3])
+        copy = make({"pooling": "avg", "depth": 2})
+        answer = fuse(copy).logits(given)
+        session.run(tf.compat.v1.global_variables_initializer())
+    assert model.count_params() == copy.count_params()
+    assert answer.shape[1] == 5
