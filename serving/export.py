@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from keras_vit import VisionTransformer
 from keras_vit.atomic_files import hidden_sibling, publish
 from serving.configuration.batching import BatchingParameters
 from serving.export_check import check_export
 from serving.model_card import Origin, write_card
-from serving.output_names import name_outputs
+from serving.saved_model import write_saved_model
 from serving.signatures import MAX_IMAGES, ServedModel
 from serving.version_directory import list_versions
 from serving.warmup_records import write_warmup
@@ -90,15 +89,10 @@ def export_model(
     base = Path(base).absolute()
     target = _target(base, version)
     copy = serving_copy(model, dtype)
-    served = ServedModel(copy, top_k)
+    served = ServedModel(copy, top_k)  # keeps the weights that the signatures use
     signatures = served.signatures()
     with hidden_sibling(target) as directory:
-        # Gradients of custom functions are of no use to a server, and not every one can be saved.
-        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        tf.saved_model.save(
-            served.trackable, str(directory), signatures=signatures, options=options
-        )
-        name_outputs(directory, copy.preprocessing.fingerprint)
+        write_saved_model(directory, signatures, copy.preprocessing.fingerprint)
         (directory / "batching_params.pbtxt").write_text(batching.to_text())
         write_card(directory, copy, dtype, origin or Origin())
         write_warmup(directory, signatures, batch_sizes, copy.preprocessing.output_shape[:2])

@@ -10,8 +10,9 @@ goes image by image, so that no more than one image's maps are in memory.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +26,10 @@ from keras_vit.rollout import pooled_tokens, transition
 
 # From so many tokens on, attention goes image by image.
 LONG_SEQUENCE = 400
+# What oneDNN's layer norm adds to the variance, whatever the graph says (the default of
+# `_MklLayerNorm`, which TensorFlow's remapper leaves as it is). Tokens are scaled so that this is
+# the model's own epsilon.
+_KERNEL_EPSILON = 1e-3
 
 Function = Callable[[tf.Tensor], tf.Tensor]
 # A block's attentions and MLPs, with the layer scale and the norm that belong to each.
@@ -68,30 +73,29 @@ def fuse(model: VisionTransformer) -> Parts:
         TensorShape([2, 3])
     """
     stem = keras.Model(model.input, [model._patches, model._block_inputs[0]])
-    seen = _tokens_seen(model)
-    blocks = [FusedBlock(b, seen if b is model.blocks[-1] else None) for b in model.blocks]
+    seen, scale = _tokens_seen(model), _stream_scale(model.blocks)
+    blocks = [FusedBlock(b, seen if b is model.blocks[-1] else None, scale) for b in model.blocks]
 
-    def finish(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        _, x = stem(images, training=False)
-        for block in blocks:
-            x, _ = block(x)
-        return model._finish(x)
-
-    def rollout(images: tf.Tensor) -> tf.Tensor:
+    def encode(images: tf.Tensor, with_maps: bool = False) -> tuple[tf.Tensor, Any, list[Any]]:
         patches, x = stem(images, training=False)
         maps = []
+        x = x * tf.constant(scale, x.dtype)
         for block in blocks:
-            x, weights = block(x, with_maps=True)
+            x, weights = block(x, with_maps)
             maps.append(weights)
-        tokens = pooled_tokens(model, model._finish(x)[0])  # [B, 1, N], or [B, 1, seen]
+        return patches, model._finish(x * tf.constant(1 / scale, x.dtype)), maps
+
+    def rollout(images: tf.Tensor) -> tf.Tensor:
+        patches, (pooled, *_), maps = encode(images, with_maps=True)
+        tokens = pooled_tokens(model, pooled)  # [B, 1, N], or [B, 1, seen]
         for weights in reversed(maps):
             tokens = tf.matmul(tokens, transition(weights))  # [B, 1, N]
         rows, columns = tf.shape(patches)[1], tf.shape(patches)[2]
         return tf.reshape(tokens[:, 0, model.num_prefix_tokens :], [-1, rows, columns])
 
     return Parts(
-        logits=lambda images: finish(images)[2],
-        representation=lambda images: finish(images)[1],
+        logits=lambda images: encode(images)[1][2],
+        representation=lambda images: encode(images)[1][1],
         rollout=rollout,
     )
 
@@ -104,6 +108,23 @@ def _tokens_seen(model: VisionTransformer) -> int | None:
     return None
 
 
+def _stream_scale(blocks: Sequence[Any]) -> float:
+    """The factor on the tokens between the blocks with which `fused_norm` is exact."""
+    norms = [layer for block in blocks for layer in _norms(block)]
+    epsilons = {norm.epsilon for norm in norms}
+    if len(epsilons) != 1 or any(isinstance(block, PostNormBlock) for block in blocks):
+        return 1.0
+    if any(type(norm) is not keras.layers.LayerNormalization for norm in norms):
+        return 1.0
+    return math.sqrt(_KERNEL_EPSILON / epsilons.pop())
+
+
+def _norms(block: Any) -> list[Any]:
+    """The norms that a block itself has."""
+    layers = block._flatten_layers(include_self=False, recursive=False)
+    return [layer for layer in layers if layer.name.startswith("norm")]
+
+
 class FusedBlock:
     """An encoder block on a matrix of tokens.
 
@@ -113,6 +134,7 @@ class FusedBlock:
     Args:
         block: an `EncoderBlock` or one of its kin, built.
         seen: give only so many tokens, from the first. Default None: all.
+        scale: factor that its tokens come with, and leave with. Default 1.
 
     Example:
         >>> from keras_vit.layers import EncoderBlock
@@ -123,29 +145,29 @@ class FusedBlock:
         TensorShape([1, 1, 8])
     """
 
-    def __init__(self, block: Any, seen: int | None = None) -> None:
+    def __init__(self, block: Any, seen: int | None = None, scale: float = 1.0) -> None:
         self._transform = type(block)._transform
         self._seen = seen
         self._functions: dict[str, Any] = {}
         self._attentions: dict[str, tuple[Any, Function]] = {}
         for layer in block._flatten_layers(include_self=False, recursive=False):
-            if layer.name.startswith("norm"):
-                self._functions[layer.name] = fused_norm(layer)
-            elif layer.name not in _BRANCHES:  # layer scales are folded, drop path is for training
+            if layer.name not in _BRANCHES:  # layer scales are folded, drop path is for training
                 self._functions[layer.name] = lambda x, training=None: x
-        for name, (scale, norm) in _BRANCHES.items():
+        for layer in _norms(block):
+            self._functions[layer.name] = layer if scale == 1 else fused_norm(layer)
+        for name, (scale_name, norm) in _BRANCHES.items():
             if not hasattr(block, name):
                 continue
             # The parallel block has one scale, for the sum of both branches.
-            factor = getattr(block, scale, getattr(block, "scale1", None))
-            gamma = np.asarray(factor.gamma) if isinstance(factor, LayerScale) else None
+            factor = getattr(block, scale_name, getattr(block, "scale1", None))
+            gamma = scale * (np.asarray(factor.gamma) if isinstance(factor, LayerScale) else 1.0)
             if name.startswith("mlp"):
                 self._functions[name] = FusedMLP(getattr(block, name), gamma)
                 continue
             before = self._functions[norm]
             if isinstance(block, PostNormBlock):
                 before = tf.identity
-            kind = FusedAttention
+            kind: Any = FusedAttention
             if type(getattr(block, name)) is not MultiHeadSelfAttention:
                 kind = UnfusedAttention
             self._attentions[name] = kind(getattr(block, name), gamma, seen is not None), before
@@ -186,11 +208,11 @@ class FusedAttention:
 
     Args:
         layer: a built `MultiHeadSelfAttention`.
-        gamma: of the layer scale behind it, [D], or None.
+        gamma: factor on what it gives, a number or [D].
         split: whether queries come from other tokens than keys and values.
     """
 
-    def __init__(self, layer: Any, gamma: np.ndarray | None, split: bool) -> None:
+    def __init__(self, layer: Any, gamma: Any, split: bool) -> None:
         self._num_heads, self._head_dim = layer.num_heads, layer.head_dim
         self._norms = None
         scale = layer.scale
@@ -202,9 +224,9 @@ class FusedAttention:
         bounds = (0, width, 3 * width) if split else (0, 3 * width)
         self._products = [
             FusedDense(layer.qkv, scales, slice(first, last))
-            for first, last in zip(bounds, bounds[1:], strict=False)
+            for first, last in itertools.pairwise(bounds)
         ]
-        self._norm = None if layer.norm is None else fused_norm(layer.norm)
+        self._norm = layer.norm or tf.identity
         self._projection = FusedDense(layer.projection, gamma)
 
     def __call__(
@@ -236,7 +258,7 @@ class FusedAttention:
         else:
             y = _attend(q, k, v, length)
         y = tf.reshape(tf.transpose(y, [0, 2, 1, 3]), [-1, self._num_heads * self._head_dim])
-        return self._projection(y if self._norm is None else self._norm(y)), weights
+        return self._projection(self._norm(y)), weights
 
     def _heads(self, x: tf.Tensor, batch: tf.Tensor) -> list[tf.Tensor]:
         """[B * n, K D] to K tensors [B, H, n, C]."""
@@ -264,11 +286,11 @@ class UnfusedAttention:
 
     Args:
         layer: a built attention layer.
-        gamma: of the layer scale behind it, [D], or None.
+        gamma: factor on what it gives, a number or [D].
         split: whether only the first tokens ask.
     """
 
-    def __init__(self, layer: Any, gamma: np.ndarray | None, split: bool) -> None:
+    def __init__(self, layer: Any, gamma: Any, split: bool) -> None:
         self._layer, self._gamma, self._split = layer, gamma, split
 
     def __call__(
@@ -283,7 +305,7 @@ class UnfusedAttention:
             y = y[:, :asking]
             weights = None if weights is None else weights[:, :, :asking]
         y = tf.reshape(y, [-1, keys.shape[-1]])
-        return y if self._gamma is None else y * tf.cast(self._gamma, y.dtype), weights
+        return y * tf.cast(self._gamma, y.dtype), weights
 
 
 class FusedMLP:
@@ -291,13 +313,13 @@ class FusedMLP:
 
     Args:
         layer: a built `MLP`.
-        gamma: of the layer scale behind it, [D], or None.
+        gamma: factor on what it gives, a number or [D].
     """
 
-    def __init__(self, layer: Any, gamma: np.ndarray | None) -> None:
+    def __init__(self, layer: Any, gamma: Any) -> None:
         self._activation = _ACTIVATIONS[layer.activation]
         self._gated = layer.gated
-        self._norm = None if layer.norm is None else fused_norm(layer.norm)
+        self._norm = layer.norm or tf.identity
         self._fc1, self._fc2 = FusedDense(layer.fc1), FusedDense(layer.fc2, gamma)
 
     def __call__(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
@@ -308,7 +330,7 @@ class FusedMLP:
             x = self._activation(gate) * value
         else:
             x = self._activation(x)
-        return self._fc2(x if self._norm is None else self._norm(x))
+        return self._fc2(self._norm(x))
 
 
 class FusedDense:
@@ -316,18 +338,13 @@ class FusedDense:
 
     Args:
         layer: a built `Dense` without activation.
-        scales: factors on the columns, [units]. Default None: 1.
+        scales: factors on the columns, a number or [units]. Default 1.
         columns: which. Default: all.
     """
 
-    def __init__(
-        self, layer: Any, scales: np.ndarray | None = None, columns: slice = slice(None)
-    ) -> None:
-        kernel = np.asarray(layer.kernel, np.float32)
-        bias = np.asarray(layer.bias, np.float32) if layer.use_bias else None
-        if scales is not None:
-            kernel = kernel * scales
-            bias = None if bias is None else bias * scales
+    def __init__(self, layer: Any, scales: Any = 1.0, columns: slice = slice(None)) -> None:
+        kernel = np.asarray(layer.kernel, np.float32) * scales
+        bias = np.asarray(layer.bias, np.float32) * scales if layer.use_bias else None
         dtype = layer.compute_dtype
         self._kernel = tf.Variable(tf.cast(kernel[:, columns], dtype), trainable=False)
         self._bias = None if bias is None else tf.cast(bias[columns], dtype).numpy()
@@ -339,20 +356,18 @@ class FusedDense:
 
 
 def fused_norm(layer: Any) -> Function:
-    """A norm on a matrix of tokens [M, D].
+    """A layer norm that becomes one kernel, of tokens [M, D] scaled for `_KERNEL_EPSILON`.
 
-    The form that TensorFlow's remapper knows (`IsCommonNormPattern`) asks for constants, and for
-    the axis as a positive number.
+    The form that the remapper knows (`IsCommonNormPattern`) asks for constants, and for the axis
+    as a positive number.
     """
-    if type(layer) is not keras.layers.LayerNormalization:
-        return layer
-    dtype, epsilon = layer.compute_dtype, layer.epsilon
+    dtype = layer.compute_dtype
     gamma, beta = (tf.cast(w, dtype).numpy() for w in (layer.gamma, layer.beta))
 
     def norm(x: tf.Tensor) -> tf.Tensor:
         mean = tf.reduce_mean(x, 1, keepdims=True)
         variance = tf.reduce_mean(tf.math.squared_difference(x, mean), 1, keepdims=True)
-        scale = tf.math.rsqrt(variance + tf.constant(epsilon, dtype)) * tf.constant(gamma)
+        scale = tf.math.rsqrt(variance + tf.constant(_KERNEL_EPSILON, dtype)) * tf.constant(gamma)
         return x * scale + (tf.constant(beta) - mean * scale)
 
     return norm

@@ -7,9 +7,7 @@ answers an empty batch, and has the batch as the first dimension of every output
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-import keras
 import tensorflow as tf
 
 from keras_vit import VisionTransformer
@@ -24,9 +22,6 @@ Outputs = dict[str, tf.Tensor]
 class ServedModel:
     """A model with the signatures of the serving contract.
 
-    It is no `tf.Module` on purpose: a module that held the Keras model would save every weight
-    twice. `trackable` is what to hand to `tf.saved_model.save`.
-
     Args:
         model: what answers.
         top_k: most classes that an answer holds, at least 1. Default 10.
@@ -40,31 +35,19 @@ class ServedModel:
     def __init__(self, model: VisionTransformer, top_k: int = 10) -> None:
         self._model = model
         self._preprocessing = model.preprocessing
-        height_width_3 = tf.TensorSpec([None, *model.preprocessing.output_shape])
-
-        def part(function: Callable[[tf.Tensor], tf.Tensor], spec: tf.TensorSpec) -> Any:
-            """Traced once, for all the signatures that it is a part of."""
-            return tf.function(function, input_signature=[spec], autograph=False)
-
-        self._decode = part(model.preprocessing, tf.TensorSpec([], tf.string))
-        fused = fuse(model)
-        self._softmax = part(
-            lambda images: tf.nn.softmax(tf.cast(fused.logits(images), tf.float32)), height_width_3
-        )
-        self._embedding = part(
-            lambda images: tf.cast(fused.representation(images), tf.float32), height_width_3
-        )
-        self._rollout = part(fused.rollout, height_width_3)
+        # Traced once, for all the signatures that decode.
+        bytes_spec = tf.TensorSpec([], tf.string)
+        self._decode = tf.function(model.preprocessing, [bytes_spec], autograph=False)
+        self._parts = fuse(model)
         self._top_k = min(top_k, model.num_classes)
         self._labels = list(model.labels or map(str, range(model.num_classes)))
-        self.trackable = tf.Module(name="served_model")
 
     def signatures(self) -> dict[str, Callable[..., Outputs]]:
         """The traced functions by signature name.
 
         Returns:
             `embed` and `attention`, and, if the model has a head, `serving_default`,
-            `probabilities`, `images` and `classify`: concrete functions for `tf.saved_model.save`.
+            `probabilities`, `images` and `classify`: concrete functions for `write_saved_model`.
         """
         image_bytes = tf.TensorSpec([None], tf.string, name="image_bytes")
         signatures: dict[str, tuple[Callable[..., Outputs], tf.TensorSpec]] = {
@@ -80,15 +63,10 @@ class ServedModel:
                 "images": (self._images, height_width),
                 "classify": (self._classify, examples),
             }
-        traced = {
+        return {
             name: tf.function(function, autograph=False).get_concrete_function(spec)
             for name, (function, spec) in signatures.items()
         }
-        # Each weight once, as the variable that the functions capture: TF Serving's loader
-        # restores what it finds here and nothing else.
-        used = {id(v): v for function in traced.values() for v in function.graph.variables}
-        self.trackable.weights = list(used.values())
-        return traced
 
     # === Signatures ===
 
@@ -108,7 +86,7 @@ class ServedModel:
         return {"embedding": embedding, "valid": valid}
 
     def _attention(self, image_bytes: tf.Tensor) -> Outputs:
-        attention, valid = self._from_bytes(image_bytes, self._rollout)
+        attention, valid = self._from_bytes(image_bytes, self._parts.rollout)
         return {"attention": attention, "valid": valid}
 
     def _images(self, images: tf.Tensor) -> Outputs:
@@ -138,6 +116,14 @@ class ServedModel:
         }
 
     # === Parts ===
+
+    def _softmax(self, images: tf.Tensor) -> tf.Tensor:
+        """Normalised images [N, H, W, 3] to probabilities, float32 [N, num_classes]."""
+        return tf.nn.softmax(tf.cast(self._parts.logits(images), tf.float32))
+
+    def _embedding(self, images: tf.Tensor) -> tf.Tensor:
+        """Normalised images [N, H, W, 3] to what the head sees, float32 [N, D]."""
+        return tf.cast(self._parts.representation(images), tf.float32)
 
     def _top(self, probabilities: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The best classes, string [N, K], and their scores, float32 [N, K], best first."""

@@ -1,0 +1,158 @@
+"""This project as a contender, and the limit that matrix products set."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+import keras_vit
+from keras_vit_cli.benchmarks.runner import Task
+
+Step = Callable[[], Any]
+
+
+def build(task: Task) -> tuple[Step, dict[str, Any]]:
+    """Set this project up.
+
+    Args:
+        task: of any kind but "limit".
+
+    Returns:
+        The step, and what there is to say about it.
+    """
+    tf.config.threading.set_intra_op_parallelism_threads(task.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    return {"inference": _inference, "images": _images}[task.kind](task)
+
+
+def open_session(path: Path, threads: int) -> tuple[tf.compat.v1.Session, Any]:
+    """Load an export as TF Serving does.
+
+    Args:
+        path: of a version, `BASE/N`.
+        threads: of its operations.
+
+    Returns:
+        A session and the signatures by name.
+    """
+    config = tf.compat.v1.ConfigProto(
+        intra_op_parallelism_threads=threads, inter_op_parallelism_threads=1
+    )
+    session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
+    with session.graph.as_default():
+        meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], str(path))
+    return session, meta_graph.signature_def
+
+
+def example_model(task: Task) -> keras_vit.VisionTransformer:
+    """The model of a task with random weights.
+
+    Args:
+        task: names it.
+
+    Returns:
+        A model whose preprocessing takes the whole image.
+    """
+    model = keras_vit.create_model(task.model, image_size=task.image_size)
+    model.preprocessing = model.preprocessing.replace(crop_fraction=1.0)
+    # Ones and zeros, where training starts, would be optimised away.
+    random = np.random.default_rng(0)
+    for variable in model.weights:
+        variable.assign_add(random.normal(0, 0.02, variable.shape))
+    return model
+
+
+def export_session(task: Task) -> tuple[tf.compat.v1.Session, Any, dict[str, Any]]:
+    """Export the model of a task, or take the export that it names, and load it.
+
+    Args:
+        task: of kind "inference" or "images".
+
+    Returns:
+        A session, the signatures by name, and what there is to say about the export.
+    """
+    from serving.export import export_model
+
+    if task.options.get("export"):
+        path = Path(task.options["export"])
+        session, signatures = open_session(path, task.threads)
+        return session, signatures, {"tensorflow": tf.__version__}
+    with tempfile.TemporaryDirectory() as base:
+        export = export_model(
+            example_model(task), base, dtype=task.dtype, batch_sizes=(task.batch_size,)
+        )
+        session, signatures = open_session(export.path, task.threads)
+    about = {"tensorflow": tf.__version__, "megabytes": export.megabytes}
+    return session, signatures, about
+
+
+def _call(session: Any, signature: Any, value: Any, output: str) -> Step:
+    (given,) = signature.inputs.values()
+    call = session.make_callable(signature.outputs[output].name, [given.name])
+    return lambda: call(value)
+
+
+def _inference(task: Task) -> tuple[Step, dict[str, Any]]:
+    session, signatures, about = export_session(task)
+    shape = (task.batch_size, task.image_size, task.image_size, 3)
+    pixels = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+    return _call(session, signatures["images"], pixels, "scores"), about
+
+
+def _images(task: Task) -> tuple[Step, dict[str, Any]]:
+    session, signatures, about = export_session(task)
+    data = [Path(file).read_bytes() for file in task.options["files"]]
+    batch = np.array([data[i % len(data)] for i in range(task.batch_size)], object)
+    return _call(session, signatures["serving_default"], batch, "classes"), about
+
+
+def build_limit(task: Task) -> tuple[Step, dict[str, Any]]:
+    """The matrix products of a model and nothing else: what no implementation can go below.
+
+    The four products of each block, with operands of the model's own shapes; those of attention
+    are left out.
+
+    Args:
+        task: of kind "limit".
+
+    Returns:
+        The step, and the floating-point operations of it.
+    """
+    model = keras_vit.create_model(task.model, image_size=task.image_size)
+    mlp = model.blocks[0].mlp
+    tokens = task.batch_size * model._block_inputs[0].shape[1]
+    width, hidden = model.hidden_dim, mlp.fc1.units
+    shapes = [(width, 3 * width), (width, width), (width, hidden), (mlp.mlp_dim, width)]
+    depth, dtype = len(model.blocks), tf.as_dtype(task.dtype)
+    with tf.Graph().as_default():
+        config = tf.compat.v1.ConfigProto(
+            intra_op_parallelism_threads=task.threads, inter_op_parallelism_threads=1
+        )
+        session = tf.compat.v1.Session(config=config)
+        random = np.random.default_rng(0)
+        calls: list[Any] = []
+        for inner, outer in shapes:
+            a, b = (
+                session.run(tf.cast(random.normal(size=size).astype(np.float32), dtype))
+                for size in ((tokens, inner), (inner, outer))
+            )
+            a, b = (
+                tf.compat.v1.get_variable(f"v{len(calls)}{n}", initializer=m)
+                for n, m in (("a", a), ("b", b))
+            )
+            calls.append(tf.matmul(a, b).op)  # fetched as an operation: nothing is copied out
+        session.run(tf.compat.v1.global_variables_initializer())
+        callables = [session.make_callable(call) for call in calls]
+
+    def step() -> None:
+        for call in callables:
+            for _ in range(depth):
+                call()
+
+    operations = 2 * depth * tokens * sum(inner * outer for inner, outer in shapes)
+    return step, {"operations": operations}
