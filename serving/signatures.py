@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_vit import VisionTransformer
 from keras_vit.decoding import check_size
-from keras_vit.rollout import rollout_function
+from keras_vit.explain import rollout_function
 
 MAX_IMAGES = 256  # in one request: some thousand would take all memory
 
