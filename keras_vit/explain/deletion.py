@@ -18,7 +18,7 @@ def deletion_curve(
     images: Any,
     class_ids: int | Sequence[int],
     maps: np.ndarray,
-    fill: float = 0.0,
+    fill: float | None = None,
     num_random: int = 5,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -33,8 +33,8 @@ def deletion_curve(
         images: float [N, H, W, C], normalised, as the model takes them.
         class_ids: the class of each image, int [N], or one for all.
         maps: [N, grid_h, grid_w], as `attribution` gives; the highest patch is hidden first.
-        fill: what the pixels of a hidden patch become, in normalised units. Default 0: the mean
-            colour of the preprocessing.
+        fill: what the values of a hidden patch become, in normalised units. Default None: the mean
+            colour of the image.
         num_random: random orders for each image. Default 5.
         seed: of these orders. Default 0.
 
@@ -48,7 +48,7 @@ def deletion_curve(
     Example:
         >>> model = VisionTransformer(16, 8, hidden_dim=16, depth=1, num_heads=2, num_classes=4)
         >>> images, maps = np.ones([2, 16, 16, 3]), np.zeros([2, 2, 2])
-        >>> [curve.tolist() for curve in deletion_curve(model, images, 1, maps)]
+        >>> [curve.tolist() for curve in deletion_curve(model, images, 1, maps, fill=0)]
         [[0.25, 0.25, 0.25, 0.25, 0.25], [0.25, 0.25, 0.25, 0.25, 0.25]]
     """
     if not model.num_classes:
@@ -64,6 +64,8 @@ def deletion_curve(
         )
     classes = np.broadcast_to(np.asarray(class_ids), (len(images),))
 
+    colours = images.mean(axis=(1, 2)) if fill is None else np.full(len(images), fill)
+
     @tf.function(input_signature=[tf.TensorSpec([None, *images.shape[1:]])], autograph=False)
     def probabilities(batch: tf.Tensor) -> tf.Tensor:
         return tf.nn.softmax(tf.cast(model(batch, training=False), tf.float32))
@@ -74,8 +76,9 @@ def deletion_curve(
         for step in range(order.shape[1] + 1):
             if step:
                 rows, columns = np.unravel_index(order[:, step - 1], grid)
-                for image, row, column in zip(hidden, rows * height, columns * width, strict=True):
-                    image[row : row + height, column : column + width] = fill
+                places = zip(rows * height, columns * width, colours, strict=True)
+                for image, (row, column, colour) in zip(hidden, places, strict=True):
+                    image[row : row + height, column : column + width] = colour
             parts = range(0, len(hidden), _BATCH)
             scores = np.concatenate([probabilities(hidden[i : i + _BATCH]) for i in parts])
             means.append(scores[np.arange(len(hidden)), classes].mean())

@@ -124,13 +124,16 @@ def test_the_deletion_curve_falls_where_the_map_says():
     images = np.ones((3, 8, 6, 3), "float32")
     maps = np.zeros((3, 2, 3))
     maps[:, 1, 2] = 1
-    by_map, by_chance = deletion_curve(OnePatch(), images, 0, maps, num_random=200)
+    by_map, by_chance = deletion_curve(OnePatch(), images, 0, maps, fill=0, num_random=200)
     lit = np.exp(1) / (np.exp(1) + np.exp(-1))
     np.testing.assert_allclose(by_map, [lit] + 6 * [0.5], rtol=1e-6)
     np.testing.assert_allclose(by_chance, np.linspace(lit, 0.5, 7), atol=0.02)
-    last, _ = deletion_curve(OnePatch(), images, [0, 0, 0], -maps)
+    last, _ = deletion_curve(OnePatch(), images, [0, 0, 0], -maps, fill=0)
     np.testing.assert_allclose(last, 6 * [lit] + [0.5], rtol=1e-6)
-    np.testing.assert_array_equal(images, 1)  # the caller's own stay as they are
+    images[:, 0] = 0  # the mean is 7 / 8
+    *_, mean = deletion_curve(OnePatch(), images, 0, maps)[0]
+    np.testing.assert_allclose(mean, 1 / (1 + np.exp(-2 * 7 / 8)), rtol=1e-6)
+    np.testing.assert_array_equal(images[:, 1:], 1)  # the caller's own stay as they are
 
 
 def test_maps_that_do_not_fit_are_refused(tiny_model):
