@@ -4,7 +4,14 @@ import keras
 import numpy as np
 import pytest
 
-from keras_vit.explain import deletion_curve, feature_map, patch_filters, position_similarity
+import keras_vit
+from keras_vit.explain import (
+    attribution,
+    deletion_curve,
+    feature_map,
+    patch_filters,
+    position_similarity,
+)
 
 
 def images_for(model, batch=2, size=None):
@@ -142,3 +149,32 @@ def test_maps_that_do_not_fit_are_refused(tiny_model):
         deletion_curve(model, images_for(model), 0, np.zeros((2, 4, 5)))
     with pytest.raises(ValueError, match="no head"):
         deletion_curve(tiny_model(num_classes=0), images_for(model), 0, np.zeros((2, 4, 4)))
+
+
+def test_what_attribution_ranks_highest_is_what_the_answer_was_made_of():
+    """A model that learns to name the colour of one patch, wherever it is."""
+    keras.utils.set_random_seed(0)
+    model = keras_vit.VisionTransformer(
+        16, 4, hidden_dim=32, depth=2, num_heads=2, num_classes=3, position_embedding="none"
+    )
+    rng = np.random.default_rng(0)
+
+    def examples(count):
+        images = rng.normal(0, 0.1, (count, 16, 16, 3)).astype("float32")
+        labels, rows, columns = rng.integers(0, [[3], [4], [4]], (3, count))
+        for image, label, row, column in zip(images, labels, rows, columns, strict=True):
+            image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4, label] += 1
+        return images, labels, 4 * rows + columns
+
+    images, labels, _ = examples(2048)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(3e-3), loss)
+    model.fit(images, labels, batch_size=64, epochs=4, verbose=0)
+
+    images, labels, places = examples(64)
+    maps = attribution(model, images, labels)
+    assert (maps.reshape(64, -1).argmax(1) == places).mean() > 0.9
+    by_map, by_chance = deletion_curve(model, images, labels, maps, fill=0)
+    assert by_map.mean() < 0.8 * by_chance.mean()
+    assert by_map[0] == by_chance[0] > 0.9
+    assert by_map[-1] == by_chance[-1] < 0.6
