@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from keras_vit import VisionTransformer
 
-_BATCH = 8  # images that the model sees at once; attribution keeps all attention of them
+_BATCH = 8  # images that the model sees at once
 
 
 def compute(

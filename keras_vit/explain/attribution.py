@@ -53,46 +53,60 @@ def attribution(
             "(num_classes=0): use attention_rollout or class_attention."
         )
     model.check_images(images)
-    start = keras.Model(model.input, [model._patches, model._block_inputs[0]])
-    patches, x = start(images, training=False)
+    last = model.blocks[-1].output
+    steps = keras.Model(model.input, [model._patches, *model._block_inputs, last])
+    patches, *inputs, x = steps(images, training=False)
     chosen = _check_class_ids(class_ids, len(patches), model.num_classes)
 
-    pooling = model.get_layer("pooling")
-    has_query = isinstance(pooling, AttentionPooling)
-    last = model.blocks[-1].output
-    attentions = []
-    # Only what comes after the first attention is recorded, and no gradient of a variable.
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        for block in model.blocks:
+    row, gradient = _head(model, x, chosen)
+    # From the last block to the first: what is recorded for the gradient is one block at a time.
+    for block, x in zip(reversed(model.blocks), reversed(inputs), strict=True):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(x)
             weights = block.attention_weights(x)  # [N, H, T, T]
-            tape.watch(weights)
-            attentions.append(weights)
-            x = block(x, training=False, weights=weights)
-        tokens = keras.Function(last, model._pooling_input)(x)  # [N, T, D]
-        if has_query:
-            weights = pooling.attention_weights(tokens)[:, :, None]  # [N, H, 1, T - skipped]
-            tape.watch(weights)
-            attentions.append(weights)
-            pooled = pooling(tokens, weights=weights[:, :, 0])
-            logits = keras.Function(pooling.output, model.output)(pooled)
-        else:
-            logits = keras.Function(last, model.output)(x)
-        if chosen is None:
-            chosen = np.argmax(logits, axis=-1)
-        selected = tf.reduce_sum(logits * tf.one_hot(chosen, model.num_classes, dtype=logits.dtype))
-    gradients = tape.gradient(selected, attentions)
-
-    length = tokens.shape[1]
-    relevance = tf.eye(length, batch_shape=[len(patches)])  # [N, T, T]
-    steps = [_relevant(*pair) for pair in zip(attentions, gradients, strict=True)]
-    for step in steps[: len(model.blocks)]:
-        relevance += step @ relevance
-    if has_query:
-        row = steps[-1] @ relevance[:, pooling.num_skipped_tokens :]  # [N, 1, T]
-    else:
-        row = head_shares(model, tokens) @ relevance
+            y = block(x, training=False, weights=weights)
+        slope, gradient = tape.gradient(y, [weights, x], output_gradients=gradient)
+        # The row times (I + step) of this block, then of the one before: the row of R at the end.
+        row += row @ _relevant(weights, slope)
     maps = row[:, 0, model.num_prefix_tokens :]
     return keras.ops.convert_to_numpy(tf.reshape(maps, patches.shape[:3]))
+
+
+def _head(
+    model: VisionTransformer, x: tf.Tensor, class_ids: np.ndarray | None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Where the way back begins.
+
+    Args:
+        model: with a head.
+        x: what the last block gives, [N, T, D].
+        class_ids: int [N]. None takes those with the largest logits.
+
+    Returns:
+        How much of each token is in what the head sees, float32 [N, 1, T], and the gradient of the
+        logits with respect to `x`.
+    """
+    last, pooling = model.blocks[-1].output, model.get_layer("pooling")
+    to_tokens = keras.Function(last, model._pooling_input)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        if isinstance(pooling, AttentionPooling):
+            tokens = to_tokens(x)  # [N, T, D]
+            weights = pooling.attention_weights(tokens)  # [N, H, T - skipped]
+            pooled = pooling(tokens, weights=weights)
+            logits = keras.Function(pooling.output, model.output)(pooled)
+        else:
+            weights = None
+            logits = keras.Function(last, model.output)(x)
+        if class_ids is None:
+            class_ids = np.argmax(logits, axis=-1)
+        one_hot = tf.one_hot(class_ids, model.num_classes, dtype=logits.dtype)
+        selected = tf.reduce_sum(logits * one_hot)
+    if weights is None:
+        return head_shares(model, to_tokens(x)), tape.gradient(selected, x)
+    slope, gradient = tape.gradient(selected, [weights, x])
+    row = _relevant(weights[:, :, None], slope[:, :, None])  # [N, 1, T - skipped]
+    return tf.pad(row, [[0, 0], [0, 0], [pooling.num_skipped_tokens, 0]]), gradient
 
 
 def _relevant(weights: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:

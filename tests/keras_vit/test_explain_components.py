@@ -176,5 +176,6 @@ def test_what_attribution_ranks_highest_is_what_the_answer_was_made_of():
     assert (maps.reshape(64, -1).argmax(1) == places).mean() > 0.9
     by_map, by_chance = deletion_curve(model, images, labels, maps, fill=0)
     assert by_map.mean() < 0.8 * by_chance.mean()
-    assert by_map[0] == by_chance[0] > 0.9
-    assert by_map[-1] == by_chance[-1] < 0.6
+    assert by_map[0] > 0.9
+    assert by_map[-1] < 0.6
+    np.testing.assert_allclose(by_chance[[0, -1]], by_map[[0, -1]], rtol=1e-5)
