@@ -6,8 +6,8 @@
 """
 
 from keras_vit._version import __version__
+from keras_vit.explain import attention_rollout, intermediates
 from keras_vit.preprocessing import Preprocessing
-from keras_vit.rollout import attention_rollout
 from keras_vit.saving import load_model
 from keras_vit.variants import count_parameters, create_model, list_models
 from keras_vit.vision_transformer import VisionTransformer
@@ -22,6 +22,7 @@ __all__ = [
     "count_parameters",
     "create_model",
     "from_pretrained",
+    "intermediates",
     "list_models",
     "load_model",
     "save_checkpoint",

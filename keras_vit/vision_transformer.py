@@ -347,6 +347,22 @@ class VisionTransformer(keras.Model):
     def __call__(self, images: Any, *args: Any, **kwargs: Any) -> Any:
         """Images [B, H, W, C] to logits [B, num_classes]; see the class."""
         # Checked before Keras does, whose message shows neither the sizes nor what to do.
+        self.check_images(images)
+        return super().__call__(images, *args, **kwargs)
+
+    def check_images(self, images: Any) -> None:
+        """Refuse what the model cannot take.
+
+        Args:
+            images: float [B, H, W, C], or symbolic; dimensions that are not known are not checked.
+
+        Raises:
+            ValueError: if the shape does not fit; the message says what to do.
+
+        Example:
+            >>> model = VisionTransformer(32, 8, hidden_dim=16, depth=1, num_heads=2)
+            >>> model.check_images(keras.ops.zeros([1, 32, 32, 3]))
+        """
         channels = self._arguments["num_channels"]
         expected = (*(self.image_size or ("H", "W")), channels)
         given = tuple(getattr(images, "shape", (None, None, None, channels)))
@@ -368,7 +384,6 @@ class VisionTransformer(keras.Model):
             )
         if self.image_size is None and None not in given[1:3]:
             grid_size(given[1:3], self.pixels_per_patch, self._arguments["allow_remainder"])
-        return super().__call__(images, *args, **kwargs)
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -21,8 +21,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_vit import VisionTransformer
+from keras_vit.explain.rollout import transition
+from keras_vit.explain.steps import head_shares
 from keras_vit.layers import LayerScale, MultiHeadSelfAttention, PostNormBlock, TokenPooling
-from keras_vit.rollout import pooled_tokens, transition
 
 # From so many tokens on, attention goes image by image.
 LONG_SEQUENCE = 400
@@ -87,7 +88,7 @@ def fuse(model: VisionTransformer) -> Parts:
 
     def rollout(images: tf.Tensor) -> tf.Tensor:
         patches, (pooled, *_), maps = encode(images, with_maps=True)
-        tokens = pooled_tokens(model, pooled)  # [B, 1, N], or [B, 1, seen]
+        tokens = head_shares(model, pooled)  # [B, 1, N], or [B, 1, seen]
         for weights in reversed(maps):
             tokens = tf.matmul(tokens, transition(weights))  # [B, 1, N]
         rows, columns = tf.shape(patches)[1], tf.shape(patches)[2]

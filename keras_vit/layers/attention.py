@@ -107,12 +107,20 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         if self.norm is not None:
             self.norm.build(input_shape)
 
-    def call(self, x: Any, training: bool | None = None) -> Any:
-        """Tokens [B, N, D] -> [B, N, D]."""
+    def call(self, x: Any, training: bool | None = None, weights: Any = None) -> Any:
+        """Tokens [B, N, D] -> [B, N, D].
+
+        Args:
+            x: tokens [B, N, D].
+            training: whether dropout acts. Default: Keras decides.
+            weights: attention weights [B, H, N, N] to take in the place of `attention_weights(x)`.
+                Default None.
+        """
         q, k, v = self._query_key_value(x)
-        weights = self.attention_dropout(self._weights(q, k), training=training)  # [B, H, N, N]
-        x = self._merge(keras.ops.matmul(weights, v))  # [B, N, D]
-        return self._project(x, training)
+        if weights is None:
+            weights = self._weights(q, k)
+        weights = self.attention_dropout(weights, training=training)  # [B, H, N, N]
+        return self._project(self._values(weights, v), training)
 
     def attention_weights(self, x: Any) -> Any:
         """How much each token attends to each.
@@ -152,6 +160,10 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         logits = keras.ops.matmul(q * self.scale, keras.ops.transpose(k, (0, 1, 3, 2)))
         weights = keras.ops.softmax(keras.ops.cast(logits, "float32"), axis=-1)
         return keras.ops.cast(weights, q.dtype)
+
+    def _values(self, weights: Any, v: Any) -> Any:
+        """What the weights [B, H, N, N] take from the values [B, H, N, D/H], [B, N, D]."""
+        return self._merge(keras.ops.matmul(weights, v))
 
     def _project(self, x: Any, training: bool | None) -> Any:
         """The heads side by side, [B, N, D], through the output projection."""

@@ -60,13 +60,6 @@ class DifferentialAttention(MultiHeadSelfAttention):
         ]
         self.sub_norm.build((None, self.num_heads, None, self.head_dim))
 
-    def call(self, x: Any, training: bool | None = None) -> Any:
-        """Tokens [B, N, D] -> [B, N, D]."""
-        q, k, v = self._query_key_value(x)
-        weights = self.attention_dropout(self._weights(q, k), training=training)  # [B, H, N, N]
-        x = self.sub_norm(keras.ops.matmul(weights, v)) * (1 - self.lambda_init)  # [B, H, N, D/H]
-        return self._project(self._merge(x), training)
-
     def _query_key_value(self, x: Any) -> tuple[Any, Any, Any]:
         """Tokens [B, N, D] to q and k [B, 2H, N, D/2H], and v [B, H, N, D/H]."""
         q, k, v = keras.ops.split(self.qkv(x), 3, axis=-1)  # [B, N, D] each
@@ -86,6 +79,11 @@ class DifferentialAttention(MultiHeadSelfAttention):
             + self.lambda_init
         )
         return first - keras.ops.cast(strength, weights.dtype) * second
+
+    def _values(self, weights: Any, v: Any) -> Any:
+        """What the differences take from the values, normalised in each head, [B, N, D]."""
+        x = self.sub_norm(keras.ops.matmul(weights, v)) * (1 - self.lambda_init)  # [B, H, N, D/H]
+        return self._merge(x)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

@@ -120,14 +120,22 @@ class EncoderBlock(keras.layers.Layer):
             if not layer.built:
                 layer.build(input_shape)
 
-    def call(self, x: Any, training: bool | None = None) -> Any:
-        """Tokens [B, N, D] -> [B, N, D]."""
-        if training and self.remat:
-            return rematerialize(self, lambda x: self._transform(x, training), x)
-        return self._transform(x, training)
+    def call(self, x: Any, training: bool | None = None, weights: Any = None) -> Any:
+        """Tokens [B, N, D] -> [B, N, D].
 
-    def _transform(self, x: Any, training: bool | None) -> Any:
-        branch = self.scale1(self.attention(self.norm1(x), training=training))
+        Args:
+            x: tokens [B, N, D].
+            training: whether dropout and stochastic depth act. Default: Keras decides.
+            weights: attention weights to take in the place of `attention_weights(x)`, of the same
+                shape: what the block computes as a function of its attention. Default None.
+        """
+        if training and self.remat and weights is None:
+            return rematerialize(self, lambda x: self._transform(x, training, None), x)
+        return self._transform(x, training, weights)
+
+    def _transform(self, x: Any, training: bool | None, weights: Any) -> Any:
+        branch = self.attention(self.norm1(x), training=training, weights=weights)
+        branch = self.scale1(branch)
         x = x + self.drop_path1(branch, training=training)
         branch = self.scale2(self.mlp(self.norm2(x), training=training))
         return x + self.drop_path2(branch, training=training)
@@ -235,8 +243,8 @@ class PostNormBlock(EncoderBlock):
             for norm in (self.norm1, self.norm2):
                 norm.gamma_initializer = keras.initializers.Constant(self._arguments["init_values"])
 
-    def _transform(self, x: Any, training: bool | None) -> Any:
-        branch = self.norm1(self.attention(x, training=training))
+    def _transform(self, x: Any, training: bool | None, weights: Any) -> Any:
+        branch = self.norm1(self.attention(x, training=training, weights=weights))
         x = x + self.drop_path1(branch, training=training)
         branch = self.norm2(self.mlp(x, training=training))
         return x + self.drop_path2(branch, training=training)
@@ -271,9 +279,10 @@ class ParallelBlock(EncoderBlock):
         self.scale1 = self._scale("scale1")
         self.drop_path1 = self._drop_path("drop_path1")
 
-    def _transform(self, x: Any, training: bool | None) -> Any:
+    def _transform(self, x: Any, training: bool | None, weights: Any) -> Any:
         y = self.norm1(x)
-        branch = self.attention(y, training=training) + self.mlp(y, training=training)
+        branch = self.attention(y, training=training, weights=weights)
+        branch = branch + self.mlp(y, training=training)
         return x + self.drop_path1(self.scale1(branch), training=training)
 
 
@@ -302,9 +311,10 @@ class TwinBlock(EncoderBlock):
         self.scale4 = self._scale("scale4")
         self.drop_path4 = self._drop_path("drop_path4")
 
-    def _transform(self, x: Any, training: bool | None) -> Any:
-        first = self.scale1(self.attention(self.norm1(x), training=training))
-        second = self.scale3(self.attention2(self.norm3(x), training=training))
+    def _transform(self, x: Any, training: bool | None, weights: Any) -> Any:
+        own = (None, None) if weights is None else keras.ops.split(weights, 2, axis=1)
+        first = self.scale1(self.attention(self.norm1(x), training=training, weights=own[0]))
+        second = self.scale3(self.attention2(self.norm3(x), training=training, weights=own[1]))
         x = x + (
             self.drop_path1(first, training=training) + self.drop_path3(second, training=training)
         )

@@ -145,11 +145,19 @@ class AttentionPooling(keras.layers.Layer):
         self.norm.build((None, width))
         self.mlp.build((None, width))
 
-    def call(self, x: Any) -> Any:
-        """Tokens [B, N, D] -> [B, D]."""
+    def call(self, x: Any, weights: Any = None) -> Any:
+        """Tokens [B, N, D] -> [B, D].
+
+        Args:
+            x: tokens [B, skipped + N, D].
+            weights: attention weights [B, H, N] to take in the place of `attention_weights(x)`.
+                Default None.
+        """
         v = self._heads(self.v(x[:, self.num_skipped_tokens :]))  # [B, H, N, D/H]
-        weights = self.attention_weights(x)[:, :, None]  # [B, H, 1, N]
-        y = keras.ops.matmul(keras.ops.cast(weights, v.dtype), v)  # [B, H, 1, D/H]
+        if weights is None:
+            weights = self.attention_weights(x)
+        weights = keras.ops.cast(weights, v.dtype)[:, :, None]  # [B, H, 1, N]
+        y = keras.ops.matmul(weights, v)  # [B, H, 1, D/H]
         y = self.projection(keras.ops.reshape(y, (-1, self.num_heads * self.head_dim)))  # [B, D]
         return y + self.mlp(self.norm(y))
 

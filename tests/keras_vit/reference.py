@@ -29,11 +29,24 @@ def dense(x, p, name):
     return x @ p[f"{name}/kernel"] + p.get(f"{name}/bias", 0.0)
 
 
-def forward(model, images, attention=None):
+def split_heads(x, heads):
+    """[B, N, D] to [B, H, N, D/H]."""
+    return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
+
+
+def forward(model, images, attention=None, given=None):
     """Logits [B, C] of `model` for float images [B, H, W, 3], by its own arguments.
 
-    The attention [B, H, N, N] of each block is appended to `attention`, if given.
+    The attention [B, H, N, N] of each block is appended to `attention`, if given; at the end that
+    of a pooling query, [B, H, 1, N]. `given` maps indices of that list to what is to be in the
+    place of what is computed.
     """
+    attention = [] if attention is None else attention
+
+    def observed(weights):
+        attention.append((given or {}).get(len(attention), weights))
+        return attention[-1]
+
     p = {v.path: np.asarray(v, np.float64) for v in model.variables}
     a = model.get_config()
     images = np.asarray(images, np.float64)
@@ -48,7 +61,8 @@ def forward(model, images, attention=None):
         x = norm(x, p, "patch_embedding/norm", epsilon)
     if a["position_embedding"] == "learned":
         x = x + p["position_embedding/position_embedding"]
-    names = ("prefix_tokens/class_token", "prefix_tokens/register_tokens")
+    kinds = ("class", "distillation", "register")
+    names = [f"prefix_tokens/{kind}_token{'s' * (kind == 'register')}" for kind in kinds]
     if prefix := [p[name] for name in names if name in p]:
         prefix = np.concatenate(prefix, 1) + p.get("prefix_tokens/positions", 0.0)
         x = np.concatenate([np.broadcast_to(prefix, (b, *prefix.shape[1:])), x], 1)
@@ -63,19 +77,26 @@ def forward(model, images, attention=None):
         name = f"block_{i:02d}"
         y = norm(x, p, f"{name}/norm1", epsilon)
         qkv = dense(y, p, f"{name}/attention/qkv")
-        q, k, v = (
-            part.reshape(b, n, heads, d // heads).transpose(0, 2, 1, 3)
-            for part in np.split(qkv, 3, -1)
-        )
-        weights = softmax(q @ k.transpose(0, 1, 3, 2) * scale)
-        if attention is not None:
-            attention.append(weights)
+        q, k, v = (split_heads(part, heads) for part in np.split(qkv, 3, -1))
+        weights = observed(softmax(q @ k.transpose(0, 1, 3, 2) * scale))
         y = (weights @ v).transpose(0, 2, 1, 3).reshape(b, n, d)
         x = x + dense(y, p, f"{name}/attention/projection")
         y = norm(x, p, f"{name}/norm2", epsilon)
         x = x + dense(act(dense(y, p, f"{name}/mlp/fc1")), p, f"{name}/mlp/fc2")
     x = norm(x, p, "norm", epsilon)
-    x = x[:, 0] if a["pooling"] == "token" else x[:, prefix.shape[1] :].mean(1)
+    second = x[:, 1]
+    if a["pooling"] == "map":
+        x = x[:, prefix.shape[1] :]
+        q = split_heads(dense(p["pooling/query_token"], p, "pooling/query"), heads)
+        k, v = (split_heads(dense(x, p, f"pooling/{name}"), heads) for name in ("key", "value"))
+        weights = observed(softmax(q @ k.transpose(0, 1, 3, 2) * (d // heads) ** -0.5))
+        x = dense((weights @ v).reshape(b, d), p, "pooling/projection")
+        y = norm(x, p, "pooling/norm", epsilon)
+        x = x + dense(act(dense(y, p, "pooling/mlp/fc1")), p, "pooling/mlp/fc2")
+    else:
+        x = x[:, 0] if a["pooling"] == "token" else x[:, prefix.shape[1] :].mean(1)
     if a["representation_size"]:
         x = np.tanh(dense(x, p, "pre_logits"))
+    if a["distillation_token"]:
+        return (dense(x, p, "head") + dense(second, p, "distillation_head")) / 2
     return dense(x, p, "head") if a["num_classes"] else x

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_vit.layers.pooling import AttentionPooling
+from keras_vit.explain.steps import block_inputs_model, head_shares
 from keras_vit.vision_transformer import VisionTransformer
 
 
@@ -26,8 +26,11 @@ def attention_rollout(model: VisionTransformer, images: Any) -> Any:
         images: float [N, H, W, C], normalised, as the model takes them.
 
     Returns:
-        float32 [N, grid_h, grid_w], not negative; with what is in class token and registers, which
-        is not returned, each map sums to 1.
+        float32 tensor [N, grid_h, grid_w], not negative; with what is in class token and registers,
+        which is not returned, each map sums to 1.
+
+    Raises:
+        ValueError: if the images do not fit the model.
 
     Example:
         >>> model = VisionTransformer((32, 16), 8, hidden_dim=16, depth=2, num_heads=2)
@@ -51,11 +54,12 @@ def rollout_function(model: VisionTransformer) -> Callable[[Any], Any]:
         >>> rollout_function(model)(keras.ops.zeros([1, 16, 16, 3])).shape
         TensorShape([1, 2, 2])
     """
-    steps = keras.Model(model.input, [model._patches, *model._block_inputs, model._pooling_input])
+    steps = block_inputs_model(model)
 
     def rollout(images: Any) -> Any:
+        model.check_images(images)
         patches, *block_inputs, last = steps(images, training=False)
-        tokens = pooled_tokens(model, last)  # [N, 1, T]
+        tokens = head_shares(model, last)  # [N, 1, T]
         for block, x in zip(reversed(model.blocks), reversed(block_inputs), strict=True):
             tokens = keras.ops.matmul(tokens, transition(block.attention_weights(x)))
         rows, columns = keras.ops.shape(patches)[1:3]
@@ -82,35 +86,3 @@ def transition(weights: Any) -> Any:
     # Only differential attention goes below zero: what is taken away is not a part of the sum.
     mixed = keras.ops.maximum(mean, 0.0) + keras.ops.eye(rows, columns)
     return mixed / keras.ops.sum(mixed, axis=-1, keepdims=True)
-
-
-def pooled_tokens(model: VisionTransformer, tokens: Any) -> Any:
-    """How much of each token is in what the head sees.
-
-    Args:
-        model: any `VisionTransformer`.
-        tokens: what its pooling takes, [N, T, D].
-
-    Returns:
-        float32 [N, 1, T].
-
-    Example:
-        >>> model = VisionTransformer(16, 8, hidden_dim=16, depth=1, num_heads=2)
-        >>> pooled_tokens(model, keras.ops.zeros([1, 3, 16])).numpy().tolist()
-        [[[1.0, 0.0, 0.0]]]
-    """
-    pooling = model.get_layer("pooling")
-    batch, length = keras.ops.shape(tokens)[:2]
-    if isinstance(pooling, AttentionPooling):
-        weights = keras.ops.mean(pooling.attention_weights(tokens), axis=1)  # [N, T - skipped]
-        skipped = pooling.num_skipped_tokens
-        return keras.ops.pad(weights, [[0, 0], [skipped, 0]])[:, None]
-    positions = keras.ops.arange(length)
-    prefix = 0 if pooling.include_prefix else model.num_prefix_tokens
-    patches = keras.ops.cast(positions >= prefix, "float32")
-    patches = patches / keras.ops.sum(patches)  # [T]
-    first = keras.ops.cast(positions == 0, "float32")
-    shares = {"token": first, "token_avg": (first + patches) / 2}.get(pooling.pooling, patches)
-    if model.has_distillation_head:
-        shares = (shares + keras.ops.cast(positions == 1, "float32")) / 2
-    return keras.ops.broadcast_to(shares, (batch, 1, length))
