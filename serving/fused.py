@@ -190,7 +190,7 @@ class FusedBlock:
         given = everything if self._seen is None else tf.reshape(x[:, : self._seen], [-1, width])
 
         def bind(attention: Any, before: Function) -> Any:
-            def attend(x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+            def attend(x: tf.Tensor, **_: Any) -> tf.Tensor:  # training, weights: not served
                 keys = x if self._seen is None else before(everything)
                 y, weights = attention(x, keys, length, with_maps)
                 maps.append(weights)
@@ -199,7 +199,7 @@ class FusedBlock:
             return attend
 
         attentions = {name: bind(*both) for name, both in self._attentions.items()}
-        y = self._transform(SimpleNamespace(**self._functions, **attentions), given, False)
+        y = self._transform(SimpleNamespace(**self._functions, **attentions), given, False, None)
         y = tf.reshape(y, [-1, length if self._seen is None else self._seen, width])
         return y, tf.concat(maps, axis=1) if with_maps else None
 
