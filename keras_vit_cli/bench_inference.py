@@ -52,8 +52,9 @@ def bench_inference(
     import keras_vit
     from keras_vit.costs import costs
     from keras_vit.variants import get_variant
+    from keras_vit_cli.benchmarks.contenders import LIMIT, OURS
     from keras_vit_cli.benchmarks.runner import Task, known, race
-    from keras_vit_cli.benchmarks.tables import LIMIT, OURS, print_table, to_json
+    from keras_vit_cli.benchmarks.tables import print_table, to_json
 
     if rounds < 1 or seconds <= 0 or batch_size < 1 or threads < 1:
         raise ValueError("--rounds, --seconds, --batch-size and --threads must be positive.")

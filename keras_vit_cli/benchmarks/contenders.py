@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 
+OURS, LIMIT = "keras-vit", "matmul-limit"
 _HERE = "keras_vit_cli.benchmarks"
 # name -> packages, module and function; a function takes a task and gives a `step()` and a dict.
 CONTENDERS = {
-    "keras-vit": (("tensorflow",), f"{_HERE}.ours", "build"),
-    "matmul-limit": (("tensorflow",), f"{_HERE}.ours", "build_limit"),
+    OURS: (("tensorflow",), f"{_HERE}.ours", "build"),
+    LIMIT: (("tensorflow",), f"{_HERE}.ours", "build_limit"),
     "timm": (("torch", "timm"), f"{_HERE}.torch_peers", "build_eager"),
     "timm-compile": (("torch", "timm"), f"{_HERE}.torch_peers", "build_compiled"),
     "onnxruntime": (("torch", "timm", "onnx", "onnxruntime"), f"{_HERE}.torch_peers", "build_onnx"),

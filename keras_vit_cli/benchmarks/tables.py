@@ -7,9 +7,9 @@ import platform
 from collections.abc import Sequence
 from typing import Any
 
+from keras_vit_cli.benchmarks.contenders import LIMIT, OURS
 from keras_vit_cli.benchmarks.runner import Result
 
-OURS, LIMIT = "keras-vit", "matmul-limit"
 _WIDTH = 118  # of the table where there is no terminal
 
 

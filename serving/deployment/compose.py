@@ -73,9 +73,8 @@ def compose_file(deployment: Deployment) -> dict[str, Any]:
         "stop_grace_period": "10s",
         "restart": "unless-stopped",
         "deploy": {"resources": resources},
+        "environment": deployment.environment,
     }
-    if deployment.gpu:
-        service["environment"] = {"CUDA_CACHE_PATH": "/tmp/cuda"}
     return {"name": deployment.resource_name, "services": {deployment.resource_name: service}}
 
 

@@ -284,12 +284,13 @@ def _container(deployment: Deployment) -> dict[str, Any]:
     if deployment.gpu:
         resources["limits"]["nvidia.com/gpu"] = "1"
     status = {"httpGet": {"path": deployment.status_path, "port": "http"}}
-    container = {
+    return {
         "name": "server",
         "image": deployment.image,
         # Not the image's entry point: a shell would stand between the signal and the server.
         "command": [BINARY],
         "args": deployment.server_arguments(),
+        "env": [{"name": name, "value": value} for name, value in deployment.environment.items()],
         "ports": [
             {"name": "grpc", "containerPort": GRPC_PORT},
             {"name": "http", "containerPort": REST_PORT},
@@ -315,9 +316,6 @@ def _container(deployment: Deployment) -> dict[str, Any]:
             {"name": "tmp", "mountPath": "/tmp"},
         ],
     }
-    if deployment.gpu:
-        container["env"] = [{"name": "CUDA_CACHE_PATH", "value": "/tmp/cuda"}]
-    return container
 
 
 def _pod_security() -> dict[str, Any]:

@@ -104,6 +104,13 @@ class Deployment:
         return name[:_LONGEST_RESOURCE_NAME].strip("-")
 
     @property
+    def environment(self) -> dict[str, str]:
+        """Variables of the server's process."""
+        # Off by default on processors without AVX-512, which it makes much faster too.
+        variables = {"TF_ENABLE_ONEDNN_OPTS": "1"}
+        return variables | ({"CUDA_CACHE_PATH": "/tmp/cuda"} if self.gpu else {})
+
+    @property
     def mebibytes(self) -> int:
         """The memory of a server in MiB, the finest unit that Compose and Kubernetes share."""
         return math.ceil(self.memory * _GIB)

@@ -61,7 +61,7 @@ def test_every_field_is_known(written):
 
 def test_a_misspelt_field_is_found(written):
     """The check above finds every single field if its name is wrong, but for the free ones."""
-    free = ("app.kubernetes.io/", "keras-vit/", "nvidia.com/", "CUDA_")
+    free = ("app.kubernetes.io/", "keras-vit/", "nvidia.com/", "CUDA_", "TF_")
     free_names = {"cpu", "memory", *written.deployment.configuration_files()}
     tried = 0
     for name, documents in written.documents.items():

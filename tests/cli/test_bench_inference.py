@@ -1,0 +1,101 @@
+"""`keras-vit bench inference`: contenders that take turns, and what is written about them."""
+
+import json
+import sys
+
+import pytest
+
+from keras_vit_cli import main
+from keras_vit_cli.benchmarks import contenders, runner, tables
+from keras_vit_cli.benchmarks.runner import Result, Task, known, race
+
+
+def test_the_export_and_its_limit(tmp_path, capfd):
+    file = tmp_path / "bench.json"
+    command = "bench inference vit_tiny_patch16_224 --image-size 32 --batch-size 2 --rounds 2"
+    main([*command.split(), "--seconds", "0.05", "--profile", "--json", str(file)])
+    shown = capfd.readouterr().out
+    report = json.loads(file.read_text())
+    ours, limit = report["results"]
+    assert ours["contender"] == "keras-vit"
+    assert limit["contender"] == "matmul-limit"
+    assert 0 < ours["min_ms"] <= ours["median_ms"] <= ours["max_ms"]
+    assert ours["images_per_second"] == pytest.approx(2e3 / ours["median_ms"], rel=0.01)
+    # 12 blocks of 5 tokens: 24 D^2 operations a token and block, with D = 192.
+    done = limit["gflops_per_second"] * 1e6 * limit["median_ms"]
+    assert done == pytest.approx(12 * 2 * 5 * 24 * 192**2, rel=0.05)
+    kernels = {row["kernel"]: row["count"] for row in report["kernels"]["kernels"]}
+    assert sum(count for name, count in kernels.items() if "FusedMatMul" in name) == 50
+    assert 0 < report["kernels"]["matrix_products"] < 1
+    assert "keras-vit" in shown
+    assert "matrix products" in shown
+
+
+@pytest.fixture
+def fakes(tmp_path, monkeypatch):
+    """Two contenders, of which one is slower, one that fails and one that dies."""
+    (tmp_path / "fakes.py").write_text(
+        "import os, time\n"
+        "def quick(task): return (lambda: time.sleep(0.01)), {'version': '1'}\n"
+        "def slow(task): print('noise'); return (lambda: time.sleep(0.02)), {}\n"
+        "def broken(task): raise ValueError('no such model')\n"
+        "def dying(task): os._exit(3)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    names = {name: ((), "fakes", name) for name in ("quick", "slow", "broken", "dying")}
+    names["absent"] = (("no_such_package",), "fakes", "quick")
+    for module in (contenders, runner):
+        monkeypatch.setattr(module, "CONTENDERS", names)
+    script = (
+        "import sys, json; from keras_vit_cli.benchmarks import worker; "
+        f"worker.CONTENDERS = {names!r}; "
+        "worker.main(sys.argv[1], worker.Task(**json.loads(sys.argv[2])))"
+    )
+    popen = runner.subprocess.Popen
+    monkeypatch.setattr(
+        runner.subprocess,
+        "Popen",
+        lambda command, **more: popen([sys.executable, "-c", script, *command[3:]], **more),
+    )
+    return names
+
+
+def test_who_cannot_run_says_why_and_the_others_go_on(fakes):
+    task = Task("inference", "m", batch_size=4)
+    lines = []
+    results = race([(name, task) for name in fakes], 3, 0.05, lines.append)
+    found = {result.name: result for result in results}
+    assert list(found) == list(fakes)
+    assert found["quick"].images_per_second > 1.3 * found["slow"].images_per_second
+    assert len(found["quick"].seconds) >= 3 * 3
+    assert found["quick"].peak_megabytes > 1
+    assert found["broken"].error == "ValueError: no such model"
+    assert found["dying"].error == "it ended (3)"
+    assert found["absent"].error == "not installed: pip install no_such_package"
+    assert "broken: ValueError: no such model" in lines
+    report = tables.to_json(results, 1e9)
+    rows = {row["contender"]: row for row in report["results"]}
+    assert rows["broken"]["error"] == "ValueError: no such model"
+    assert rows["quick"]["version"] == "1"
+    tables.print_table(report)
+
+
+def test_ratios_are_ours_to_theirs():
+    task = Task("inference", "m", batch_size=2)
+    results = [Result("keras-vit", task, [0.1, 0.2, 0.3]), Result("timm", task, [0.4, 0.5])]
+    ours, theirs = tables.to_json(results, 3e9)["results"]
+    assert ours["images_per_second"] == 10
+    assert ours["gflops_per_second"] == 30
+    assert theirs["ratio"] == pytest.approx(0.45 / 0.2)
+
+
+def test_names_and_numbers_are_checked(capsys):
+    assert known(["timm"]) == ["timm", "timm-compile"]
+    for arguments, words in [
+        (["--against", "nobody"], "no contender 'nobody'"),
+        (["--rounds", "0"], "must be positive"),
+        (["vit_nothing"], "No model is called"),
+    ]:
+        with pytest.raises(SystemExit):
+            main(["bench", "inference", *arguments])
+        assert words in capsys.readouterr().err
