@@ -7,6 +7,7 @@ import importlib
 # What is measured -> module and what it does; the module is imported only when it is asked for.
 BENCHES = {
     "inference": ("keras_vit_cli.bench_inference", "time an export, also against other libraries"),
+    "training": ("keras_vit_cli.bench_training", "time the train step, also against others"),
     "serving": ("keras_vit_cli.bench_serving", "put load on a server and measure how it copes"),
 }
 

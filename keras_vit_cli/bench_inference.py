@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from keras_vit_cli.arguments import call
-
-Names = Annotated[str, tyro.conf.arg(metavar="NAME,…")]
 
 
 def bench_inference(
@@ -22,7 +18,7 @@ def bench_inference(
     batch_size: int = 8,
     image_size: int = 224,
     threads: int = 2,
-    against: Names = "",
+    against: Annotated[str, tyro.conf.arg(metavar="NAME,…")] = "",
     images: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE …")] = (),
     rounds: int = 5,
     seconds: float = 3.0,
@@ -49,32 +45,21 @@ def bench_inference(
         profile: show which kernels the time of our export goes into.
         json_file: write the results here.
     """
-    import keras_vit
-    from keras_vit.costs import costs
     from keras_vit.variants import get_variant
-    from keras_vit_cli.benchmarks.contenders import LIMIT, OURS
-    from keras_vit_cli.benchmarks.runner import Task, known, race
-    from keras_vit_cli.benchmarks.tables import print_table, to_json
+    from keras_vit_cli.benchmarks.command import measure, write
+    from keras_vit_cli.benchmarks.runner import Task
+    from keras_vit_cli.benchmarks.tables import print_table
 
-    if rounds < 1 or seconds <= 0 or batch_size < 1 or threads < 1:
-        raise ValueError("--rounds, --seconds, --batch-size and --threads must be positive.")
-    variant = get_variant(model)
-    options = {"files": [str(file) for file in images]}
     task = Task(
         "images" if images else "inference",
-        variant.name,
+        get_variant(model).name,
         dtype,
         batch_size,
         image_size,
         threads,
-        options,
+        {"files": [str(file) for file in images]},
     )
-    names = known([name.strip() for name in against.split(",") if name.strip()])
-    entries = [(OURS, task), *((name, task) for name in names), (LIMIT, task)]
-    results = race(entries, rounds, seconds, lambda line: print(line, file=sys.stderr))
-    _, work = costs({**variant.arguments, "image_size": image_size})
-    report = to_json(results, 2.0 * work)
-    report["keras_vit"] = keras_vit.__version__
+    report = measure(task, against, rounds, seconds, passes=1, with_limit=True)
     if profile:
         from keras_vit_cli.benchmarks.profile import print_kernels, profile_export
 
@@ -82,8 +67,7 @@ def bench_inference(
     print_table(report)
     if profile:
         print_kernels(report["kernels"])
-    if json_file is not None:
-        json_file.write_text(json.dumps(report, indent=1) + "\n")
+    write(report, json_file)
 
 
 def run(arguments: list[str]) -> None:

@@ -27,7 +27,7 @@ def build(task: Task) -> tuple[Step, dict[str, Any]]:
     """
     tf.config.threading.set_intra_op_parallelism_threads(task.threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    return {"inference": _inference, "images": _images}[task.kind](task)
+    return {"inference": _inference, "images": _images, "training": _training}[task.kind](task)
 
 
 def open_session(path: Path, threads: int) -> tuple[tf.compat.v1.Session, Any]:
@@ -109,6 +109,29 @@ def _images(task: Task) -> tuple[Step, dict[str, Any]]:
     data = [Path(file).read_bytes() for file in task.options["files"]]
     batch = np.array([data[i % len(data)] for i in range(task.batch_size)], object)
     return _call(session, signatures["serving_default"], batch, "classes"), about
+
+
+def _training(task: Task) -> tuple[Step, dict[str, Any]]:
+    import keras
+
+    from training.train_step import TrainedModel
+
+    dtype = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[task.dtype]
+    model = keras_vit.create_model(task.model, image_size=task.image_size, dtype=dtype)
+    for block in model.blocks:
+        block.remat = task.options["remat"]
+    trained = TrainedModel(model, clip_norm=1.0, jit_compile=task.options["jit_compile"])
+    trained.compile(keras.optimizers.AdamW(1e-4, weight_decay=0.05), jit_compile=False)
+    random = np.random.default_rng(1)
+    shape = (task.batch_size, task.image_size, task.image_size, 3)
+    batch = (
+        random.normal(size=shape).astype(np.float32),
+        tf.one_hot(random.integers(0, 1000, task.batch_size), 1000),
+        np.ones(task.batch_size, np.float32),
+    )
+    steps = iter(tf.data.Dataset.from_tensors(batch).repeat())
+    trained.make_train_function()
+    return lambda: trained.train_function(steps), {"tensorflow": tf.__version__}
 
 
 def build_limit(task: Task) -> tuple[Step, dict[str, Any]]:

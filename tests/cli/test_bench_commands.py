@@ -1,4 +1,4 @@
-"""`keras-vit bench inference`: contenders that take turns, and what is written about them."""
+"""`keras-vit bench inference` and `training`: who takes turns, and what is written of them."""
 
 import json
 import sys
@@ -29,6 +29,16 @@ def test_the_export_and_its_limit(tmp_path, capfd):
     assert 0 < report["kernels"]["matrix_products"] < 1
     assert "keras-vit" in shown
     assert "matrix products" in shown
+
+
+@pytest.mark.parametrize("options", [[], ["--dtype", "bfloat16", "--remat"]])
+def test_the_train_step(tmp_path, options):
+    file = tmp_path / "bench.json"
+    command = "bench training vit_tiny_patch16_224 --image-size 32 --batch-size 2 --rounds 1"
+    main([*command.split(), "--seconds", "0.05", "--json", str(file), *options])
+    (ours,) = json.loads(file.read_text())["results"]
+    assert ours["median_ms"] > 0
+    assert ours["steps"] >= 1
 
 
 @pytest.fixture
