@@ -80,7 +80,7 @@ class _Worker:
             environment[variable] = str(task.threads)
         environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
         environment["KERAS_BACKEND"] = "tensorflow"
-        if name in (OURS, LIMIT):  # as the command line sets it
+        if name in (OURS, LIMIT):  # as `keras-vit deploy` sets it
             environment.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
         command = [sys.executable, "-m", "keras_vit_cli.benchmarks.worker", name]
         self._process = subprocess.Popen(
