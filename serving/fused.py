@@ -117,6 +117,8 @@ def _stream_scale(blocks: Sequence[Any]) -> float:
         return 1.0
     if any(type(norm) is not keras.layers.LayerNormalization for norm in norms):
         return 1.0
+    if blocks[0].compute_dtype != "float32":
+        return 1.0  # Keras' own norm computes in float32 there, on every processor
     return math.sqrt(_KERNEL_EPSILON / epsilons.pop())
 
 
@@ -254,7 +256,7 @@ class FusedAttention:
             q, k = self._norms[0](q) * tf.cast(self._scale, q.dtype), self._norms[1](k)
         weights = None
         if with_maps:
-            weights = tf.nn.softmax(tf.matmul(q, k, transpose_b=True))
+            weights = _softmax(tf.matmul(q, k, transpose_b=True))
             y = tf.matmul(weights, v)
         else:
             y = _attend(q, k, v, length)
@@ -272,7 +274,7 @@ def _attend(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, length: Any) -> tf.Tensor:
     """softmax(q k^T) v, for [B, H, n, C], [B, H, N, C] and [B, H, N, C]."""
 
     def attend(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
-        return tf.matmul(tf.nn.softmax(tf.matmul(q, k, transpose_b=True)), v)
+        return tf.matmul(_softmax(tf.matmul(q, k, transpose_b=True)), v)
 
     if isinstance(length, int) and length < LONG_SEQUENCE:
         return attend(q, k, v)
@@ -280,6 +282,11 @@ def _attend(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, length: Any) -> tf.Tensor:
     return tf.map_fn(
         lambda one: attend(*one), (q, k, v), parallel_iterations=1, fn_output_signature=spec
     )
+
+
+def _softmax(x: tf.Tensor) -> tf.Tensor:
+    """In float32 at any dtype, as in the Keras layer."""
+    return tf.cast(tf.nn.softmax(tf.cast(x, tf.float32)), x.dtype)
 
 
 class UnfusedAttention:

@@ -68,7 +68,7 @@ def example_model(task: Task) -> keras_vit.VisionTransformer:
 
 
 def export_session(task: Task) -> tuple[tf.compat.v1.Session, Any, dict[str, Any]]:
-    """Export the model of a task, or take the export that it names, and load it.
+    """Export the model of a task and load it.
 
     Args:
         task: of kind "inference" or "images".
@@ -78,10 +78,6 @@ def export_session(task: Task) -> tuple[tf.compat.v1.Session, Any, dict[str, Any
     """
     from serving.export import export_model
 
-    if task.options.get("export"):
-        path = Path(task.options["export"])
-        session, signatures = open_session(path, task.threads)
-        return session, signatures, {"tensorflow": tf.__version__}
     with tempfile.TemporaryDirectory() as base:
         export = export_model(
             example_model(task), base, dtype=task.dtype, batch_sizes=(task.batch_size,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -19,7 +20,7 @@ class Task:
     """What one contender does in each step.
 
     Args:
-        kind: "inference", "images", "training", "input" or "limit".
+        kind: "inference", "images" or "training".
         model: a name of `keras_vit.list_models`.
         dtype: "float32" or "bfloat16".
         batch_size: images of a step.
@@ -98,7 +99,8 @@ class _Worker:
         """Do some steps; none if the contender has failed."""
         if self.result.error is not None:
             return []
-        print(steps, file=self._process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # `_read` says that it ended
+            print(steps, file=self._process.stdin, flush=True)
         answer = self._read()
         self.result.peak_megabytes = answer.get("peak_megabytes", 0.0)
         return answer.get("seconds", [])
