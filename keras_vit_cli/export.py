@@ -19,6 +19,8 @@ def export(
     top_k: int = 10,
     batch_sizes: tuple[int, ...] = (1, 2, 4, 8),
     image_size: int | tuple[int, int] | None = None,
+    token_merging: int = 0,
+    token_merging_schedule: Literal["constant", "decreasing"] = "constant",
     recover_truncated: bool = False,
     architecture: str | None = None,
 ) -> None:
@@ -38,15 +40,20 @@ def export(
             version answers. Fewer start faster.
         image_size: another input size than the model's own, one side or height and width; positions
             are resampled.
+        token_merging: how many similar tokens each block merges: faster, and answers differ a
+            little. `keras-vit bench token-merging` shows by how much.
+        token_merging_schedule: decreasing: twice as many in the first block, none in the last.
         recover_truncated: decode a JPEG that is cut short as far as it goes, instead of answering
             valid=False.
         architecture: a timm name, for arrays that do not say of which model they are.
     """
     from serving.export import export_model
+    from serving.fused import TokenMerging
     from serving.model_card import Origin
 
     loaded = open_model(model, architecture, image_size)
     loaded.preprocessing = loaded.preprocessing.replace(recover_truncated=recover_truncated)
+    merging = TokenMerging(token_merging, token_merging_schedule) if token_merging else None
     result = export_model(
         loaded,
         base,
@@ -54,14 +61,18 @@ def export(
         dtype=dtype,
         top_k=top_k,
         batch_sizes=batch_sizes,
+        token_merging=merging,
         origin=Origin(model, accuracy_of(model)),
+    )
+    reference = (
+        "its own graph before it was written (token merging):" if merging else "the Keras model"
     )
     print(
         f"{result.path}\n"
         f"  signatures   {', '.join(result.signatures)}\n"
         f"  size         {result.megabytes:.1f} MB\n"
         f"  time to load {result.load_seconds:.2f} s\n"
-        f"  checked      largest difference from the Keras model {result.largest_difference:.1e}\n"
+        f"  checked      largest difference from {reference} {result.largest_difference:.1e}\n"
         f"next: keras-vit serve {base}"
     )
 

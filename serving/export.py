@@ -12,6 +12,7 @@ from keras_vit import VisionTransformer
 from keras_vit.atomic_files import hidden_sibling, publish
 from serving.configuration.batching import BatchingParameters
 from serving.export_check import check_export
+from serving.fused import TokenMerging, check_token_merging
 from serving.model_card import Origin, write_card
 from serving.saved_model import write_saved_model
 from serving.signatures import MAX_IMAGES, ServedModel
@@ -32,7 +33,8 @@ class Export:
         signatures: the names of its signatures.
         megabytes: size on disk, in units of a million bytes.
         load_seconds: how long it took to load.
-        largest_difference: between the served probabilities and the Keras model's.
+        largest_difference: between the served probabilities and the Keras model's; with token
+            merging, those of the graph before it was written.
     """
 
     path: Path
@@ -51,12 +53,14 @@ def export_model(
     dtype: str = "float32",
     top_k: int = 10,
     batch_sizes: Sequence[int] = BATCH_SIZES,
+    token_merging: TokenMerging | None = None,
     origin: Origin | None = None,
 ) -> Export:
     """Write `BASE/N/`, check it the way TF Serving loads it, and publish it in one rename.
 
     Decoding and preprocessing are inside the graph. Nothing is visible under `BASE` until the
-    export has been reloaded and has answered as the Keras model does.
+    export has been reloaded and has answered as the Keras model does (with token merging: as the
+    graph did before it was written).
 
     Args:
         model: the model, with its preprocessing and labels.
@@ -66,13 +70,16 @@ def export_model(
         top_k: how many classes an answer holds, at most. Default 10.
         batch_sizes: that a server with batching runs the model at, increasing; each is warmed up.
             Default 1, 2, 4 and 8.
+        token_merging: how many similar tokens blocks merge: faster, and answers differ a little.
+            Default None: none.
         origin: what the model card says about where the model comes from. Default None: nothing.
 
     Returns:
         An `Export`.
 
     Raises:
-        ValueError: if an argument is out of range, `base` is a file, or the version exists.
+        ValueError: if an argument is out of range, `base` is a file, the version exists, or the
+            tokens of this model cannot be merged.
         RuntimeError: if the export does not answer as the model does; nothing is left behind.
 
     Example:
@@ -88,15 +95,17 @@ def export_model(
     batching = _batching_parameters(batch_sizes)
     base = Path(base).absolute()
     target = _target(base, version)
+    if token_merging is not None:
+        check_token_merging(model)
     copy = serving_copy(model, dtype)
-    served = ServedModel(copy, top_k)  # keeps the weights that the signatures use
+    served = ServedModel(copy, top_k, token_merging)  # keeps the weights that the signatures use
     signatures = served.signatures()
     with hidden_sibling(target) as directory:
         write_saved_model(directory, signatures, copy.preprocessing.fingerprint)
         (directory / "batching_params.pbtxt").write_text(batching.to_text())
-        write_card(directory, copy, dtype, origin or Origin())
+        write_card(directory, copy, dtype, token_merging, origin or Origin())
         write_warmup(directory, signatures, batch_sizes, copy.preprocessing.output_shape[:2])
-        check = check_export(directory, model, dtype)
+        check = check_export(directory, model, dtype, served.parts if token_merging else None)
         megabytes = sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()) / 1e6
         _publish(directory, target)
     return Export(

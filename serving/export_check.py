@@ -17,6 +17,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from keras_vit import VisionTransformer, attention_rollout
 from keras_vit.decoding import decode_image
+from serving.fused import Parts
 from serving.tensors import read_tensor
 from serving.warmup_records import WARMUP_FILE, example
 
@@ -42,7 +43,9 @@ class CheckResult:
     load_seconds: float
 
 
-def check_export(directory: Path, model: VisionTransformer, dtype: str) -> CheckResult:
+def check_export(
+    directory: Path, model: VisionTransformer, dtype: str, parts: Parts | None = None
+) -> CheckResult:
     """Reload an export through the TF1 Session loader, which TF Serving uses, and compare.
 
     Every signature answers photographs, in a batch with bad images, alone, and not at all (an
@@ -52,6 +55,8 @@ def check_export(directory: Path, model: VisionTransformer, dtype: str) -> Check
         directory: of the SavedModel.
         model: that it was made from.
         dtype: of the export, which sets the tolerance.
+        parts: what answers are to equal where they are not the model's own: tokens are merged.
+            Default None: the model's. The rollout is always the model's.
 
     Returns:
         A `CheckResult`.
@@ -70,13 +75,17 @@ def check_export(directory: Path, model: VisionTransformer, dtype: str) -> Check
     _check_operations(directory)
     photographs = check_images()
     inputs = tf.stack([model.preprocessing(data) for data in photographs])
-    embedding = np.asarray(model.representation_model()(inputs), np.float32)
+    represent = parts.representation if parts else model.representation_model()
+    embedding = np.asarray(represent(inputs), np.float32)
     attention = np.asarray(attention_rollout(model, inputs))
     warmup = list(tf.data.TFRecordDataset(str(directory / WARMUP_FILE)).as_numpy_iterator())
+    pixels = [decode_image(data, 10**9).numpy() for data in photographs]
     probabilities = None
     if model.num_classes:
-        probabilities = np.asarray(keras.ops.softmax(tf.cast(model(inputs), tf.float32)))
-    tolerance = _TOLERANCE[dtype]
+        logits = parts.logits(inputs) if parts else model(inputs)
+        probabilities = np.asarray(keras.ops.softmax(tf.cast(logits, tf.float32)))
+    # Where tokens are merged, rounding may decide which: one more or less of nearly equal ones.
+    tolerance = _TOLERANCE["bfloat16" if parts else dtype]
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         start = time.perf_counter()
         served = _Signatures(session, directory)
@@ -92,7 +101,6 @@ def check_export(directory: Path, model: VisionTransformer, dtype: str) -> Check
         difference = _check_vectors(
             served, "probabilities", "probabilities", photographs, probabilities, tolerance
         )
-        pixels = [session.run(decode_image(data, 10**9)) for data in photographs]
         for signature, batch in {
             "serving_default": np.array(photographs, object),
             "images": np.stack(pixels),

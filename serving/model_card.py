@@ -8,11 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import keras
-import tensorflow as tf
-
-import keras_vit
 from keras_vit import VisionTransformer
+from keras_vit.description import description
+from serving.fused import TokenMerging
 
 CARD_FILE = "assets.extra/model_card.json"
 LABELS_FILE = "assets.extra/labels.txt"
@@ -31,12 +29,15 @@ class Origin:
     accuracy: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
-def model_card(model: VisionTransformer, dtype: str, origin: Origin) -> dict[str, Any]:
+def model_card(
+    model: VisionTransformer, dtype: str, token_merging: TokenMerging | None, origin: Origin
+) -> dict[str, Any]:
     """Everything that one wants to know of a served model without loading it.
 
     Args:
         model: what is served.
         dtype: of its weights.
+        token_merging: how many tokens its blocks merge, or None.
         origin: where it comes from.
 
     Returns:
@@ -45,46 +46,40 @@ def model_card(model: VisionTransformer, dtype: str, origin: Origin) -> dict[str
 
     Example:
         >>> model = VisionTransformer(32, 8, hidden_dim=16, depth=1, num_heads=2, num_classes=3)
-        >>> model_card(model, "float32", Origin())["parameters"] == model.count_params()
+        >>> model_card(model, "float32", None, Origin())["parameters"] == model.count_params()
         True
     """
-    config = model.get_config()
-    default = VisionTransformer.default_arguments()
-    left_out = ("preprocessing", "labels", "dtype", "name")
+    known = description(model)
     return {
-        "architecture": {
-            key: value
-            for key, value in config.items()
-            if key not in left_out and (key not in default or default[key] != value)
-        },
+        "architecture": known.pop("architecture"),
         "source": origin.source,
         "accuracy": origin.accuracy,
-        "parameters": model.count_params(),
         "dtype": dtype,
-        "num_classes": model.num_classes,
-        "preprocessing": config["preprocessing"],
-        "preprocessing_fingerprint": model.preprocessing.fingerprint,
-        "versions": {
-            "keras_vit": keras_vit.__version__,
-            "keras": keras.__version__,
-            "tensorflow": tf.__version__,
-        },
+        "token_merging": dataclasses.asdict(token_merging) if token_merging else None,
+        **known,
         "exported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
-def write_card(directory: Path, model: VisionTransformer, dtype: str, origin: Origin) -> None:
+def write_card(
+    directory: Path,
+    model: VisionTransformer,
+    dtype: str,
+    token_merging: TokenMerging | None,
+    origin: Origin,
+) -> None:
     """Write a version's card, and its labels one per line.
 
     Args:
         directory: of the version.
         model: what is served.
         dtype: of its weights.
+        token_merging: how many tokens its blocks merge, or None.
         origin: where it comes from.
     """
     card = directory / CARD_FILE
     card.parent.mkdir(exist_ok=True)
-    card.write_text(json.dumps(model_card(model, dtype, origin), indent=2) + "\n")
+    card.write_text(json.dumps(model_card(model, dtype, token_merging, origin), indent=2) + "\n")
     if model.labels:
         # One line each, whatever is in a label.
         lines = (" ".join(label.split()) for label in model.labels)

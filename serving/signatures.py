@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_vit import VisionTransformer
 from keras_vit.decoding import check_size
-from serving.fused import fuse
+from serving.fused import TokenMerging, fuse
 
 MAX_IMAGES = 256  # in one request: some thousand would take all memory
 
@@ -25,6 +25,7 @@ class ServedModel:
     Args:
         model: what answers.
         top_k: most classes that an answer holds, at least 1. Default 10.
+        token_merging: as of `fuse`. Default None.
 
     Example:
         >>> model = VisionTransformer(32, 8, hidden_dim=16, depth=1, num_heads=2, num_classes=3)
@@ -32,13 +33,18 @@ class ServedModel:
         ['attention', 'classify', 'embed', 'images', 'probabilities', 'serving_default']
     """
 
-    def __init__(self, model: VisionTransformer, top_k: int = 10) -> None:
+    def __init__(
+        self,
+        model: VisionTransformer,
+        top_k: int = 10,
+        token_merging: TokenMerging | None = None,
+    ) -> None:
         self._model = model
         self._preprocessing = model.preprocessing
         # Traced once, for all the signatures that decode.
         bytes_spec = tf.TensorSpec([], tf.string)
         self._decode = tf.function(model.preprocessing, [bytes_spec], autograph=False)
-        self._parts = fuse(model)
+        self.parts = fuse(model, token_merging)
         self._top_k = min(top_k, model.num_classes)
         self._labels = list(model.labels or map(str, range(model.num_classes)))
 
@@ -86,7 +92,7 @@ class ServedModel:
         return {"embedding": embedding, "valid": valid}
 
     def _attention(self, image_bytes: tf.Tensor) -> Outputs:
-        attention, valid = self._from_bytes(image_bytes, self._parts.rollout)
+        attention, valid = self._from_bytes(image_bytes, self.parts.rollout)
         return {"attention": attention, "valid": valid}
 
     def _images(self, images: tf.Tensor) -> Outputs:
@@ -119,11 +125,11 @@ class ServedModel:
 
     def _softmax(self, images: tf.Tensor) -> tf.Tensor:
         """Normalised images [N, H, W, 3] to probabilities, float32 [N, num_classes]."""
-        return tf.nn.softmax(tf.cast(self._parts.logits(images), tf.float32))
+        return tf.nn.softmax(tf.cast(self.parts.logits(images), tf.float32))
 
     def _embedding(self, images: tf.Tensor) -> tf.Tensor:
         """Normalised images [N, H, W, 3] to what the head sees, float32 [N, D]."""
-        return tf.cast(self._parts.representation(images), tf.float32)
+        return tf.cast(self.parts.representation(images), tf.float32)
 
     def _top(self, probabilities: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The best classes, string [N, K], and their scores, float32 [N, K], best first."""

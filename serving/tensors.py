@@ -123,13 +123,14 @@ def read_tensor(proto: Any) -> np.ndarray:
     if kind is None:
         raise ValueError(f"tensors of data type number {proto.dtype} are not supported")
     _check_expansion(shape, kind.stored.itemsize * count, proto)
-    if proto.tensor_content:
-        if len(proto.tensor_content) != count * kind.stored.itemsize:
+    content = proto.tensor_content  # once: each access copies it
+    if content:
+        if len(content) != count * kind.stored.itemsize:
             raise ValueError(
-                f"tensor_content has {len(proto.tensor_content)} bytes, but shape {list(shape)} "
+                f"tensor_content has {len(content)} bytes, but shape {list(shape)} "
                 f"needs {count * kind.stored.itemsize}"
             )
-        values = np.frombuffer(proto.tensor_content, kind.stored)
+        values = np.frombuffer(content, kind.stored)
     else:
         values = _fill_up(_read_typed(proto, kind), count)
     if proto.dtype == wire.DT_BFLOAT16:

@@ -10,8 +10,7 @@ import pytest
 import tensorflow as tf
 
 from keras_vit import VisionTransformer, attention_rollout
-from serving import fused
-from serving.fused import fuse
+from serving.fused import fuse, layers
 
 BASE = {"hidden_dim": 24, "depth": 3, "num_heads": 2, "num_classes": 5, "mlp_dim": 40}
 OPTIONS = {
@@ -43,6 +42,7 @@ OPTIONS = {
     "any size": {"image_size": None, "position_grid": (4, 4)},
     "no head": {"num_classes": 0},
     "own scale": {"qk_scale": 0.7},
+    "an MLP of whole pages": {"mlp_dim": 1024},
 }
 
 
@@ -82,7 +82,7 @@ def test_long_sequences_go_image_by_image(options, monkeypatch):
     model = make(options)
     given = images(model)
     expected = model(given)
-    monkeypatch.setattr(fused, "LONG_SEQUENCE", 4)
+    monkeypatch.setattr(layers, "LONG_SEQUENCE", 4)
     spec = [tf.TensorSpec([None, 32, 32, 3])]
     answer = tf.function(fuse(model).logits, input_signature=spec)
     np.testing.assert_allclose(answer(given), expected, atol=2e-5)

@@ -1,0 +1,120 @@
+"""An encoder block on a matrix of tokens."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_vit.layers import LayerScale, MultiHeadSelfAttention, PostNormBlock
+from serving.fused.layers import (
+    Function,
+    FusedAttention,
+    FusedMLP,
+    UnfusedAttention,
+    fused_norm,
+)
+
+# A block's attentions and MLPs, with the layer scale and the norm that belong to each.
+_BRANCHES = {
+    "attention": ("scale1", "norm1"),
+    "mlp": ("scale2", "norm2"),
+    "attention2": ("scale3", "norm3"),
+    "mlp2": ("scale4", "norm4"),
+}
+
+
+def block_norms(block: Any) -> list[Any]:
+    """The norms that a block itself has.
+
+    Args:
+        block: an `EncoderBlock` or one of its kin.
+
+    Returns:
+        Its layers whose names begin with "norm".
+    """
+    layers = block._flatten_layers(include_self=False, recursive=False)
+    return [layer for layer in layers if layer.name.startswith("norm")]
+
+
+class FusedBlock:
+    """An encoder block on a matrix of tokens.
+
+    Functions with the names of the block's layers go through the block's own `_transform`: what a
+    block of this kind does is said there alone.
+
+    Args:
+        block: an `EncoderBlock` or one of its kin, built.
+        seen: give only so many tokens, from the first. Default None: all.
+        scale: factor that its tokens come with, and leave with. Default 1.
+
+    Example:
+        >>> from keras_vit.layers import EncoderBlock
+        >>> block = EncoderBlock(num_heads=2, mlp_dim=32)
+        >>> block.build((None, 10, 8))
+        >>> tokens, _ = FusedBlock(block, seen=1)(tf.zeros([1, 10, 8]))
+        >>> tokens.shape
+        TensorShape([1, 1, 8])
+    """
+
+    def __init__(self, block: Any, seen: int | None = None, scale: float = 1.0) -> None:
+        self._transform = type(block)._transform
+        self._seen = seen
+        self.functions: dict[str, Any] = {}
+        self.attentions: dict[str, tuple[Any, Function]] = {}  # with the norm before each
+        for layer in block._flatten_layers(include_self=False, recursive=False):
+            if layer.name not in _BRANCHES:  # layer scales are folded, drop path is for training
+                self.functions[layer.name] = lambda x, training=None: x
+        for layer in block_norms(block):
+            self.functions[layer.name] = layer if scale == 1 else fused_norm(layer)
+        for name, (scale_name, norm) in _BRANCHES.items():
+            if not hasattr(block, name):
+                continue
+            # The parallel block has one scale, for the sum of both branches.
+            factor = getattr(block, scale_name, getattr(block, "scale1", None))
+            gamma = scale * (np.asarray(factor.gamma) if isinstance(factor, LayerScale) else 1.0)
+            if name.startswith("mlp"):
+                self.functions[name] = FusedMLP(getattr(block, name), gamma)
+                continue
+            before = self.functions[norm]
+            if isinstance(block, PostNormBlock):
+                before = tf.identity
+            kind: Any = FusedAttention
+            if type(getattr(block, name)) is not MultiHeadSelfAttention:
+                kind = UnfusedAttention
+            self.attentions[name] = kind(getattr(block, name), gamma, seen is not None), before
+
+    def __call__(
+        self, x: tf.Tensor, with_maps: bool = False, log_sizes: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, Any]:
+        """Apply the block.
+
+        Args:
+            x: tokens [B, N, D].
+            with_maps: whether attention maps are wanted. Default False.
+            log_sizes: of `Merged`, where tokens have been merged, [B, N]. Default None.
+
+        Returns:
+            Tokens [B, N, D], or [B, seen, D]; and the maps [B, heads, N, N], or
+            [B, heads, seen, N], or None.
+        """
+        width, length = x.shape[-1], x.shape[1] or tf.shape(x)[1]
+        maps: list[tf.Tensor] = []
+        everything = tf.reshape(x, [-1, width])  # [B * N, D]
+        given = everything if self._seen is None else tf.reshape(x[:, : self._seen], [-1, width])
+
+        def bind(attention: Any, before: Function) -> Any:
+            def attend(x: tf.Tensor, **_: Any) -> tf.Tensor:  # training, weights: not served
+                keys = x if self._seen is None else before(everything)
+                y, weights = attention(x, keys, length, with_maps, log_sizes)
+                maps.append(weights)
+                return y
+
+            return attend
+
+        attentions = {name: bind(*both) for name, both in self.attentions.items()}
+        y = self._transform(SimpleNamespace(**self.functions, **attentions), given, False, None)
+        y = tf.reshape(y, [-1, length if self._seen is None else self._seen, width])
+        return y, tf.concat(maps, axis=1) if with_maps else None

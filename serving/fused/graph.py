@@ -1,0 +1,158 @@
+"""The model as the served graph computes it: the same numbers in fewer and larger operations.
+
+TensorFlow's graph optimiser joins operations only in the shapes that it knows. With tokens as one
+matrix [B * N, D], a product takes its bias, its GELU and its residual with it, and a layer norm
+with constant scale and offset is one kernel. Factors are multiplied into the kernels. Where the
+head sees the class token only, the last block computes it alone. Attention over long sequences
+goes image by image, so that no more than one image's maps are in memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_vit import VisionTransformer
+from keras_vit.explain.rollout import transition
+from keras_vit.explain.steps import head_shares
+from keras_vit.layers import EncoderBlock, MultiHeadSelfAttention, PostNormBlock, TokenPooling
+from serving.fused.block import FusedBlock, block_norms
+from serving.fused.layers import KERNEL_EPSILON, Function
+from serving.fused.token_merging import TokenMerging, merging_block, spread, unmerged
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What signatures are made of; each takes normalised images [B, H, W, C].
+
+    Args:
+        logits: gives [B, num_classes].
+        representation: what the head sees, [B, D].
+        rollout: `keras_vit.attention_rollout`, float32 [B, rows, columns].
+    """
+
+    logits: Function
+    representation: Function
+    rollout: Function
+
+
+def fuse(model: VisionTransformer, token_merging: TokenMerging | None = None) -> Parts:
+    """Write a model anew for serving.
+
+    Args:
+        model: any `VisionTransformer` without dropout and LoRA, as `serving_copy` makes them.
+        token_merging: which tokens blocks merge. Default None: none, and the parts are equal to the
+            Keras model's up to rounding. The rollout never merges.
+
+    Returns:
+        Its `Parts`. The blocks have weights of their own; the layers before and after them are the
+        model's.
+
+    Raises:
+        ValueError: if this model's tokens cannot be merged, with the reason.
+
+    Example:
+        >>> model = VisionTransformer(32, 8, hidden_dim=16, depth=1, num_heads=2, num_classes=3)
+        >>> fuse(model).logits(tf.zeros([2, 32, 32, 3])).shape
+        TensorShape([2, 3])
+    """
+    if token_merging is not None:
+        check_token_merging(model)
+    stem = keras.Model(model.input, [model._patches, model._block_inputs[0]])
+    seen, scale = _tokens_seen(model), _stream_scale(model.blocks)
+    blocks = [FusedBlock(b, seen if b is model.blocks[-1] else None, scale) for b in model.blocks]
+
+    counts = token_merging.counts(len(blocks)) if token_merging else ()
+
+    def encode(images: tf.Tensor, with_maps: bool = False) -> tuple[tf.Tensor, Any, list[Any]]:
+        patches, x = stem(images, training=False)
+        maps = []
+        x = x * tf.constant(scale, x.dtype)
+        for block in blocks:
+            x, weights = block(x, with_maps)
+            maps.append(weights)
+        return patches, model._finish(x * tf.constant(1 / scale, x.dtype)), maps
+
+    def merged(images: tf.Tensor) -> tuple[Any, ...]:
+        _, x = stem(images, training=False)
+        x = x * tf.constant(scale, x.dtype)
+        tokens = unmerged(x)
+        *first, last = blocks
+        for block, count in zip(first if seen else blocks, counts, strict=False):
+            x, tokens = merging_block(block, x, tokens, model.num_prefix_tokens, count)
+        if seen:
+            x, _ = last(x, log_sizes=tokens.log_sizes)
+        else:
+            x = spread(x, tokens)
+        return model._finish(x * tf.constant(1 / scale, x.dtype))
+
+    def finish(images: tf.Tensor) -> tuple[Any, ...]:
+        return merged(images) if counts else encode(images)[1]
+
+    def rollout(images: tf.Tensor) -> tf.Tensor:
+        patches, (pooled, *_), maps = encode(images, with_maps=True)
+        tokens = head_shares(model, pooled)  # [B, 1, N], or [B, 1, seen]
+        for weights in reversed(maps):
+            tokens = tf.matmul(tokens, transition(weights))  # [B, 1, N]
+        rows, columns = tf.shape(patches)[1], tf.shape(patches)[2]
+        return tf.reshape(tokens[:, 0, model.num_prefix_tokens :], [-1, rows, columns])
+
+    return Parts(
+        logits=lambda images: finish(images)[2],
+        representation=lambda images: finish(images)[1],
+        rollout=rollout,
+    )
+
+
+def check_token_merging(model: VisionTransformer) -> None:
+    """Say why a model's tokens cannot be merged.
+
+    Args:
+        model: the model.
+
+    Raises:
+        ValueError: if they cannot.
+
+    Example:
+        >>> model = VisionTransformer(32, 8, hidden_dim=16, depth=1, num_heads=2, num_classes=3)
+        >>> check_token_merging(model)
+    """
+    for block in model.blocks:
+        attention = getattr(block, "attention", None)
+        if type(block) is not EncoderBlock or type(attention) is not MultiHeadSelfAttention:
+            raise ValueError(
+                f"Token merging is for blocks that apply attention, then an MLP, each after its "
+                f"norm; this model has a {type(block).__name__} with {type(attention).__name__}: "
+                f"export it without token_merging."
+            )
+    if model.image_size is None:
+        raise ValueError(
+            "Token merging needs to know the number of tokens, but this model takes images of any "
+            "size: give image_size."
+        )
+
+
+def _tokens_seen(model: VisionTransformer) -> int | None:
+    """How many tokens, from the first, the head sees; None for all."""
+    pooling = model.get_layer("pooling")
+    if isinstance(pooling, TokenPooling) and pooling.pooling == "token":
+        return 2 if model.has_distillation_head else 1
+    return None
+
+
+def _stream_scale(blocks: Sequence[Any]) -> float:
+    """The factor on the tokens between the blocks with which `fused_norm` is exact."""
+    norms = [layer for block in blocks for layer in block_norms(block)]
+    epsilons = {norm.epsilon for norm in norms}
+    if len(epsilons) != 1 or any(isinstance(block, PostNormBlock) for block in blocks):
+        return 1.0
+    if any(type(norm) is not keras.layers.LayerNormalization for norm in norms):
+        return 1.0
+    if blocks[0].compute_dtype != "float32":
+        return 1.0  # Keras' own norm computes in float32 there, on every processor
+    return math.sqrt(KERNEL_EPSILON / epsilons.pop())

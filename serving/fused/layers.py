@@ -1,0 +1,252 @@
+"""Layers of a block on a matrix of tokens [B * N, D], in the forms that become few kernels."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+# From so many tokens on, attention goes image by image.
+LONG_SEQUENCE = 400
+# What oneDNN's layer norm adds to the variance, whatever the graph says (the default of
+# `_MklLayerNorm`, which TensorFlow's remapper leaves as it is). Tokens are scaled so that this is
+# the model's own epsilon.
+KERNEL_EPSILON = 1e-3
+
+_FLOATS_OF_A_PAGE = 1024
+
+Function = Callable[[tf.Tensor], tf.Tensor]
+_SQRT_HALF = math.sqrt(0.5)
+
+
+class FusedAttention:
+    """Multi-head self-attention on a matrix of tokens.
+
+    Args:
+        layer: a built `MultiHeadSelfAttention`.
+        gamma: factor on what it gives, a number or [D].
+        split: whether queries come from other tokens than keys and values.
+    """
+
+    def __init__(self, layer: Any, gamma: Any, split: bool) -> None:
+        self._num_heads, self._head_dim = layer.num_heads, layer.head_dim
+        self._norms = None
+        scale = layer.scale
+        if layer.q_norm is not None:
+            self._norms, scale = (layer.q_norm, layer.k_norm), 1.0
+            self._scale = layer.scale
+        width = layer.num_heads * layer.head_dim
+        scales = np.repeat([scale, 1.0, 1.0], width)
+        bounds = (0, width, 3 * width) if split else (0, 3 * width)
+        self._products = [
+            FusedDense(layer.qkv, scales, slice(first, last))
+            for first, last in itertools.pairwise(bounds)
+        ]
+        self._norm = layer.norm or tf.identity
+        self._projection = FusedDense(layer.projection, gamma)
+
+    def __call__(
+        self,
+        x: tf.Tensor,
+        keys: tf.Tensor,
+        length: Any,
+        with_maps: bool,
+        log_sizes: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Let tokens attend.
+
+        Args:
+            x: who asks, [B * n, D].
+            keys: who is asked, [B * N, D]; `x` itself unless made with `split`.
+            length: N.
+            with_maps: whether the maps are wanted.
+            log_sizes: added to the logits of the keys, [B, N]. Default None: nothing.
+
+        Returns:
+            [B * n, D], and the maps [B, H, n, N] or None.
+        """
+        q, k, v = self.heads(x, keys, length)
+        return self.attend(q, k, v, length, with_maps, log_sizes)
+
+    def heads(self, x: tf.Tensor, keys: tf.Tensor, length: Any) -> list[tf.Tensor]:
+        """Queries [B, H, n, C], scaled, keys and values [B, H, N, C], of tokens as above."""
+        batch = tf.shape(keys)[0] // length
+        heads = [
+            self._heads(product(tokens), batch)
+            for product, tokens in zip(self._products, (x, keys), strict=False)
+        ]
+        q, k, v = [head for group in heads for head in group]  # [B, H, n, C], [B, H, N, C] twice
+        if self._norms is not None:
+            q, k = self._norms[0](q) * tf.cast(self._scale, q.dtype), self._norms[1](k)
+        return [q, k, v]
+
+    def attend(
+        self,
+        q: tf.Tensor,
+        k: tf.Tensor,
+        v: tf.Tensor,
+        length: Any,
+        with_maps: bool = False,
+        log_sizes: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """What follows on `heads`; as of calling the attention."""
+        weights = None
+        if with_maps:
+            weights = _softmax(tf.matmul(q, k, transpose_b=True))
+            y = tf.matmul(weights, v)
+        else:
+            y = _attend(q, k, v, length, log_sizes)
+        y = tf.reshape(tf.transpose(y, [0, 2, 1, 3]), [-1, self._num_heads * self._head_dim])
+        return self._projection(self._norm(y)), weights
+
+    def _heads(self, x: tf.Tensor, batch: tf.Tensor) -> list[tf.Tensor]:
+        """[B * n, K D] to K tensors [B, H, n, C]."""
+        count = x.shape[-1] // (self._num_heads * self._head_dim)
+        x = tf.reshape(x, [batch, -1, count, self._num_heads, self._head_dim])
+        return tf.unstack(tf.transpose(x, [2, 0, 3, 1, 4]))
+
+
+def _attend(
+    q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, length: Any, log_sizes: tf.Tensor | None
+) -> tf.Tensor:
+    """softmax(q k^T + log_sizes) v, for [B, H, n, C], [B, H, N, C] twice and [B, N]."""
+
+    def attend(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, *bias: tf.Tensor) -> tf.Tensor:
+        logits = tf.matmul(q, k, transpose_b=True)
+        return tf.matmul(_softmax(logits + bias[0] if bias else logits), v)
+
+    given = [q, k, v]
+    if log_sizes is not None:
+        given.append(log_sizes[:, None, None])  # [B, 1, 1, N]
+    if isinstance(length, int) and length < LONG_SEQUENCE:
+        return attend(*given)
+    spec = tf.TensorSpec(q.shape[1:], q.dtype)
+    return tf.map_fn(
+        lambda one: attend(*one), given, parallel_iterations=1, fn_output_signature=spec
+    )
+
+
+def _softmax(x: tf.Tensor) -> tf.Tensor:
+    """In float32 at any dtype, as in the Keras layer."""
+    return tf.cast(tf.nn.softmax(tf.cast(x, tf.float32)), x.dtype)
+
+
+class UnfusedAttention:
+    """The layer itself where there is no fused form (differential attention).
+
+    Args:
+        layer: a built attention layer.
+        gamma: factor on what it gives, a number or [D].
+        split: whether only the first tokens ask.
+    """
+
+    def __init__(self, layer: Any, gamma: Any, split: bool) -> None:
+        self._layer, self._gamma, self._split = layer, gamma, split
+
+    def __call__(
+        self, x: tf.Tensor, keys: tf.Tensor, length: Any, with_maps: bool, log_sizes: None = None
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """As of `FusedAttention`; tokens of several sizes do not come here."""
+        tokens = tf.reshape(keys, [-1, length, keys.shape[-1]])  # [B, N, D]
+        y = self._layer(tokens, training=False)
+        weights = self._layer.attention_weights(tokens) if with_maps else None
+        if self._split:
+            asking = tf.shape(x)[0] // tf.shape(tokens)[0]
+            y = y[:, :asking]
+            weights = None if weights is None else weights[:, :, :asking]
+        y = tf.reshape(y, [-1, keys.shape[-1]])
+        return y * tf.cast(self._gamma, y.dtype), weights
+
+
+class FusedMLP:
+    """The MLP of a block on a matrix of tokens.
+
+    Args:
+        layer: a built `MLP`.
+        gamma: factor on what it gives, a number or [D].
+    """
+
+    def __init__(self, layer: Any, gamma: Any) -> None:
+        self._activation = _ACTIVATIONS[layer.activation]
+        self._gated = layer.gated
+        self._norm = layer.norm or tf.identity
+        self._fc1, self._fc2 = FusedDense(layer.fc1), FusedDense(layer.fc2, gamma)
+
+    def __call__(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """[M, D] -> [M, D]."""
+        x = self._fc1(x)  # [M, mlp_dim], or [M, 2 mlp_dim] when gated
+        if self._gated:
+            gate, value = tf.split(x, 2, axis=-1)
+            x = self._activation(gate) * value
+        else:
+            x = self._activation(x)
+        return self._fc2(self._norm(x))
+
+
+class FusedDense:
+    """`x W + b`, some of its columns, each times a factor.
+
+    Args:
+        layer: a built `Dense` without activation.
+        scales: factors on the columns, a number or [units]. Default 1.
+        columns: which. Default: all.
+    """
+
+    def __init__(self, layer: Any, scales: Any = 1.0, columns: slice = slice(None)) -> None:
+        kernel = np.asarray(layer.kernel, np.float32) * scales
+        bias = np.asarray(layer.bias, np.float32) * scales if layer.use_bias else None
+        dtype = layer.compute_dtype
+        kernel = kernel[:, columns]  # [D, columns]
+        self._transposed = dtype == "float32" and _collides(kernel.shape[1], kernel.shape[0])
+        kernel = kernel.T if self._transposed else kernel
+        self._kernel = tf.Variable(tf.cast(kernel, dtype), trainable=False)
+        self._bias = None if bias is None else tf.cast(bias[columns], dtype).numpy()
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        """[M, D] -> [M, columns]."""
+        x = tf.matmul(x, self._kernel, transpose_b=self._transposed)
+        return x if self._bias is None else tf.nn.bias_add(x, tf.constant(self._bias))
+
+
+def _collides(row: int, column: int) -> bool:
+    """Whether a kernel [column, row] is read faster as [row, column].
+
+    Where a row takes whole pages of memory, what stands in one column falls into the same few
+    lines of the cache, and is read again and again: of ViT-B/16, [768, 3072] at batch 1.
+    """
+    return row % _FLOATS_OF_A_PAGE == 0 and column % _FLOATS_OF_A_PAGE != 0
+
+
+def fused_norm(layer: Any) -> Function:
+    """A layer norm that becomes one kernel, of tokens [M, D] scaled for `KERNEL_EPSILON`.
+
+    The form that the remapper knows (`IsCommonNormPattern`) asks for constants, and for the axis
+    as a positive number.
+    """
+    dtype = layer.compute_dtype
+    gamma, beta = (tf.cast(w, dtype).numpy() for w in (layer.gamma, layer.beta))
+
+    def norm(x: tf.Tensor) -> tf.Tensor:
+        mean = tf.reduce_mean(x, 1, keepdims=True)
+        variance = tf.reduce_mean(tf.math.squared_difference(x, mean), 1, keepdims=True)
+        scale = tf.math.rsqrt(variance + tf.constant(KERNEL_EPSILON, dtype)) * tf.constant(gamma)
+        return x * scale + (tf.constant(beta) - mean * scale)
+
+    return norm
+
+
+def _gelu(x: tf.Tensor) -> tf.Tensor:
+    """With erf, which the remapper knows; `tf.nn.gelu` has erfc."""
+    return 0.5 * x * (1.0 + tf.math.erf(x * tf.constant(_SQRT_HALF, x.dtype)))
+
+
+_ACTIVATIONS: dict[str, Function] = {
+    "gelu": _gelu,
+    "gelu_tanh": lambda x: tf.nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * tf.sigmoid(1.702 * x),
+    "silu": tf.nn.silu,
+}

@@ -1,0 +1,200 @@
+"""Token merging: similar patches go on as one token, and each block has fewer of them to compute.
+
+"Token Merging: Your ViT But Faster" (Bolya et al., ICLR 2023). It needs no training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from serving.fused.block import FusedBlock
+
+SCHEDULES = ("constant", "decreasing")
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenMerging:
+    """How many tokens the blocks of a model merge.
+
+    Args:
+        count: how many tokens less a block leaves, in the mean over the blocks; above 0.
+        schedule: "constant", or "decreasing": from twice as many in the first block, in equal
+            steps, to none in the last. That is faster, and changes answers more. Default
+            "constant".
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> TokenMerging(8, "decreasing").counts(5)
+        (16, 12, 8, 4, 0)
+    """
+
+    count: int
+    schedule: str = "constant"
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        if self.count < 1:
+            raise ValueError(
+                f"Blocks must merge at least 1 token, not {self.count}: give 8, say, or leave "
+                f"token merging out."
+            )
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {SCHEDULES}, not {self.schedule!r}.")
+
+    def counts(self, depth: int) -> tuple[int, ...]:
+        """For each block, as the authors' `parse_r`.
+
+        Args:
+            depth: number of blocks.
+
+        Returns:
+            As many numbers.
+        """
+        if self.schedule == "constant" or depth == 1:
+            return (self.count,) * depth
+        step = 2 * self.count / (depth - 1)
+        return tuple(int(2 * self.count - step * index) for index in range(depth))
+
+
+class Merged(NamedTuple):
+    """What the tokens of a batch stand for.
+
+    Args:
+        sizes: how many patches each token is the mean of, float [B, N].
+        places: at which token each of the original tokens is, int32 [B, N at the start].
+        fewer: how many tokens less there are than at the start.
+    """
+
+    sizes: tf.Tensor
+    places: tf.Tensor
+    fewer: int = 0
+
+    @property
+    def log_sizes(self) -> tf.Tensor | None:
+        """What is added to the attention logits of keys: a token of two patches counts twice."""
+        return tf.math.log(self.sizes) if self.fewer else None
+
+
+def unmerged(x: tf.Tensor) -> Merged:
+    """Every token for itself.
+
+    Args:
+        x: tokens [B, N, D].
+
+    Returns:
+        The `Merged` to start with.
+
+    Example:
+        >>> unmerged(tf.zeros([1, 3, 8])).places.numpy().tolist()
+        [[0, 1, 2]]
+    """
+    batch, length = tf.shape(x)[0], x.shape[1]
+    places = tf.tile(tf.range(length)[None], [batch, 1])
+    return Merged(tf.ones([batch, length], x.dtype), places)
+
+
+def spread(x: tf.Tensor, merged: Merged) -> tf.Tensor:
+    """Give every original token what the one gives that it was merged into.
+
+    Args:
+        x: tokens [B, n, D].
+        merged: what they stand for.
+
+    Returns:
+        [B, N, D], of which a mean is one over all patches, as it is without merging.
+    """
+    return tf.gather(x, merged.places, batch_dims=1)
+
+
+def merge(
+    x: tf.Tensor, metric: tf.Tensor, merged: Merged, num_prefix_tokens: int, count: int
+) -> tuple[tf.Tensor, Merged]:
+    """Merge the most similar pairs of patches: bipartite soft matching, section 3 of the paper.
+
+    Every second patch looks for the most similar of the others; the pairs that agree most become
+    one token each, the mean of what they stand for. Prefix tokens (class, registers) stay.
+
+    Args:
+        x: tokens [B, N, D].
+        metric: what similarity is measured by, [B, N, C].
+        merged: what the tokens stand for.
+        num_prefix_tokens: that come before the patches.
+        count: how many tokens less there shall be; at most half of the patches go.
+
+    Returns:
+        Tokens [B, N - count, D], prefix tokens first, and what they stand for.
+
+    Example:
+        >>> x = tf.reshape(tf.constant([0.0, 1.0, 1.0, 9.0]), [1, 4, 1])
+        >>> angles = tf.stack([tf.cos(x[..., 0]), tf.sin(x[..., 0])], -1)
+        >>> merge(x, angles, unmerged(x), 0, 1)[0][0, :, 0].numpy().tolist()
+        [9.0, 0.0, 1.0]
+    """
+    first = num_prefix_tokens
+    patches = x.shape[1] - first
+    seekers, partners = patches // 2, patches - patches // 2
+    count = min(count, seekers)
+    if not count:
+        return x, merged
+    metric = tf.math.l2_normalize(tf.cast(metric[:, first:], tf.float32), axis=-1)
+    seeking, partner = metric[:, 1::2], metric[:, ::2]
+    likeness = tf.matmul(seeking, partner, transpose_b=True)  # [B, seekers, partners]
+    choice = tf.argmax(likeness, axis=-1, output_type=tf.int32)  # [B, seekers]
+    leaving = tf.math.top_k(tf.reduce_max(likeness, axis=-1), count).indices  # [B, count]
+    leaves = tf.reduce_sum(tf.one_hot(leaving, seekers, dtype=tf.int32), 1)  # [B, seekers]: 0 or 1
+
+    # Where each token goes: prefix tokens, seekers that stay, in their order, then partners.
+    staying = seekers - count
+    place = tf.where(leaves > 0, staying + choice, tf.cumsum(1 - leaves, axis=1) - 1) + first
+    batch = tf.shape(x)[0]
+    prefix = tf.tile(tf.range(first)[None], [batch, 1])
+    others = tf.tile(tf.range(partners)[None] + first + staying, [batch, 1])
+    by_kind = tf.concat([prefix, place, others], axis=1)
+    order = np.arange(patches)
+    order = np.where(order % 2, order // 2, seekers + order // 2) + first
+    moved = tf.gather(by_kind, np.concatenate([np.arange(first), order]), axis=1)  # [B, N]
+
+    # One product takes every token there, in proportion to its size: fewer passes over the tokens
+    # than gathering and adding them.
+    goes = tf.one_hot(moved, x.shape[1] - count, dtype=x.dtype)  # [B, N, N - count]
+    sizes = tf.linalg.matvec(goes, merged.sizes, transpose_a=True)  # [B, N - count]
+    shares = merged.sizes / tf.gather(sizes, moved, batch_dims=1)  # [B, N]
+    joined = tf.matmul(goes * shares[..., None], x, transpose_a=True)
+    places = tf.gather(moved, merged.places, batch_dims=1)
+    return joined, Merged(sizes, places, merged.fewer + count)
+
+
+def merging_block(
+    block: FusedBlock, x: tf.Tensor, merged: Merged, num_prefix_tokens: int, count: int
+) -> tuple[tf.Tensor, Merged]:
+    """Apply an `EncoderBlock` that merges between its attention and its MLP.
+
+    Similarity is that of the keys, in the mean over the heads (Table 1 of the paper).
+
+    Args:
+        block: of an `EncoderBlock`, with one `FusedAttention`.
+        x: tokens [B, N, D].
+        merged: what they stand for.
+        num_prefix_tokens: that come before the patches.
+        count: how many tokens less there shall be.
+
+    Returns:
+        Tokens [B, N - count, D], and what they stand for.
+    """
+    width, length = x.shape[-1], x.shape[1]
+    attention, norm1 = block.attentions["attention"]
+    tokens = tf.reshape(x, [-1, width])  # [B * N, D]
+    normed = norm1(tokens)
+    q, k, v = attention.heads(normed, normed, length)  # [B, H, N, C] each
+    tokens = tokens + attention.attend(q, k, v, length, log_sizes=merged.log_sizes)[0]
+    x = tf.reshape(tokens, [-1, length, width])
+    x, merged = merge(x, tf.reduce_mean(k, axis=1), merged, num_prefix_tokens, count)
+    tokens = tf.reshape(x, [-1, width])
+    tokens = tokens + block.functions["mlp"](block.functions["norm2"](tokens))
+    return tf.reshape(tokens, [-1, x.shape[1], width]), merged
