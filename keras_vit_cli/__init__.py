@@ -22,6 +22,7 @@ COMMANDS = {
     "explain": "draw which patches an answer was made of, and what a model has learned",
     "export": "write a model as a SavedModel that TF Serving takes as it is",
     "serve": "serve exported models over gRPC",
+    "page": "serve a web page to try the models of a server that runs elsewhere",
     "versions": "list the versions of an exported model",
     "promote": "give a label to a version, without losing a request",
     "rollback": "give a label back to the version that had it before",

@@ -8,6 +8,13 @@ import importlib
 BENCHES = {
     "inference": ("keras_vit_cli.bench_inference", "time an export, also against other libraries"),
     "training": ("keras_vit_cli.bench_training", "time the train step, also against others"),
+    "token-merging": (
+        "keras_vit_cli.bench_token_merging",
+        "what `export --token-merging` gains in speed and costs in accuracy",
+    ),
+    "input": ("keras_vit_cli.bench_input", "time reading and augmenting images, also against timm"),
+    "growth": ("keras_vit_cli.bench_growth", "how time grows with image size, batch and depth"),
+    "start": ("keras_vit_cli.bench_start", "time imports, building, loading, export and server"),
     "serving": ("keras_vit_cli.bench_serving", "put load on a server and measure how it copes"),
 }
 
@@ -40,7 +47,7 @@ def usage() -> str:
         >>> "serving" in usage()
         True
     """
-    commands = "\n".join(f"  {name:<10} {text}" for name, (_, text) in BENCHES.items())
+    commands = "\n".join(f"  {name:<14} {text}" for name, (_, text) in BENCHES.items())
     return (
         f"usage: keras-vit bench WHAT …\n\n{commands}\n\nkeras-vit bench WHAT --help explains it."
     )

@@ -24,7 +24,7 @@ def measure(
         against: names with commas between them, may be empty.
         rounds: turns of each, at least 1.
         seconds: about how long a turn is, above 0.
-        passes: forward passes that one step is worth: 1, or 3 with the gradient.
+        passes: forward passes that one step is worth: 1, 3 with the gradient, 0 without a model.
         with_limit: whether the model's bare matrix products have their turns too.
 
     Returns:
@@ -43,6 +43,8 @@ def measure(
         seconds,
         lambda line: print(line, file=sys.stderr),
     )
+    if not passes:
+        return to_json(results, 0.0)
     _, work = costs({**get_variant(task.model).arguments, "image_size": task.image_size})
     return to_json(results, 2.0 * work * passes)
 

@@ -26,8 +26,11 @@ def build(task: Task) -> tuple[Step, dict[str, Any]]:
         The step, and what there is to say about it.
     """
     tf.config.threading.set_intra_op_parallelism_threads(task.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    return {"inference": _inference, "images": _images, "training": _training}[task.kind](task)
+    # Reading files waits, and goes on beside: it has the threads between operations.
+    between = task.threads if task.kind == "input" else 1
+    tf.config.threading.set_inter_op_parallelism_threads(between)
+    kinds = {"inference": _inference, "images": _images, "training": _training, "input": _input}
+    return kinds[task.kind](task)
 
 
 def open_session(path: Path, threads: int) -> tuple[tf.compat.v1.Session, Any]:
@@ -58,7 +61,8 @@ def example_model(task: Task) -> keras_vit.VisionTransformer:
     Returns:
         A model whose preprocessing takes the whole image.
     """
-    model = keras_vit.create_model(task.model, image_size=task.image_size)
+    overrides = {"depth": task.options["depth"]} if "depth" in task.options else {}
+    model = keras_vit.create_model(task.model, image_size=task.image_size, **overrides)
     model.preprocessing = model.preprocessing.replace(crop_fraction=1.0)
     # Ones and zeros, where training starts, would be optimised away.
     random = np.random.default_rng(0)
@@ -128,6 +132,30 @@ def _training(task: Task) -> tuple[Step, dict[str, Any]]:
     steps = iter(tf.data.Dataset.from_tensors(batch).repeat())
     trained.make_train_function()
     return lambda: trained.train_function(steps), {"tensorflow": tf.__version__}
+
+
+def _input(task: Task) -> tuple[Step, dict[str, Any]]:
+    from keras_vit import Preprocessing
+    from training.augmentation.config import Augmentation
+    from training.data import load_source
+    from training.data.pipeline import training_batches
+
+    augmentation = Augmentation(
+        crop="inception",
+        flip=True,
+        randaugment_layers=task.options["layers"],
+        randaugment_magnitude=task.options["magnitude"],
+    )
+    batches = training_batches(
+        load_source(task.options["data"]),
+        Preprocessing(task.image_size),
+        augmentation,
+        batch_size=task.batch_size,
+        seed=0,
+        epochs=10**6,
+    )
+    steps = iter(batches)
+    return lambda: next(steps), {"tensorflow": tf.__version__}
 
 
 def build_limit(task: Task) -> tuple[Step, dict[str, Any]]:

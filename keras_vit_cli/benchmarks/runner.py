@@ -20,8 +20,8 @@ class Task:
     """What one contender does in each step.
 
     Args:
-        kind: "inference", "images" or "training".
-        model: a name of `keras_vit.list_models`.
+        kind: "inference", "images", "training" or "input".
+        model: a name of `keras_vit.list_models`; empty for "input".
         dtype: "float32" or "bfloat16".
         batch_size: images of a step.
         image_size: height and width in pixels.

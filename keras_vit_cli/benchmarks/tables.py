@@ -18,7 +18,7 @@ def to_json(results: Sequence[Result], operations: float) -> dict[str, Any]:
 
     Args:
         results: of one race with one task.
-        operations: floating-point operations of one image.
+        operations: floating-point operations of one image, 0 where none are counted.
 
     Returns:
         Medians, rates and ratios; `ratio` is the images per second of ours over the contender's.
@@ -36,10 +36,11 @@ def to_json(results: Sequence[Result], operations: float) -> dict[str, Any]:
             "min_ms": round(1e3 * min(result.seconds), 3),
             "max_ms": round(1e3 * max(result.seconds), 3),
             "steps": len(result.seconds),
-            "gflops_per_second": round(done / result.median / 1e9, 1),
             "peak_megabytes": round(result.peak_megabytes),
             "ready_seconds": round(result.ready_seconds, 1),
         }
+        if done:
+            row["gflops_per_second"] = round(done / result.median / 1e9, 1)
         if result.name != LIMIT:
             row["images_per_second"] = round(result.images_per_second, 2)
             if ours is not None and result is not ours:
@@ -86,10 +87,13 @@ def print_table(report: dict[str, Any]) -> None:
     from rich.table import Table
 
     task = report["task"]
-    title = (
-        f"{task['kind']} · {task['model']} · {task['image_size']} px · {task['dtype']} · "
-        f"batch {task['batch_size']} · {task['threads']} threads"
+    sizes = (
+        f"{task['image_size']} px",
+        f"batch {task['batch_size']}",
+        f"{task['threads']} threads",
     )
+    parts = (task["kind"], task["model"], task["dtype"], *sizes)
+    title = " · ".join(part for part in parts if part)
     table = Table(title=title, caption=f"{report['machine']['processor']}, ratio: ours to theirs")
     for name in ("contender", "median ms", "images/s", "GFLOP/s", "peak MB", "ratio"):
         table.add_column(name, justify="left" if name == "contender" else "right")
@@ -101,7 +105,7 @@ def print_table(report: dict[str, Any]) -> None:
             row["contender"],
             f"{row['median_ms']:,.1f}",
             f"{row['images_per_second']:,.1f}" if "images_per_second" in row else "",
-            f"{row['gflops_per_second']:,.0f}",
+            f"{row['gflops_per_second']:,.0f}" if "gflops_per_second" in row else "",
             f"{row['peak_megabytes']:,}",
             f"{row['ratio']:.2f}" if "ratio" in row else "",
         )

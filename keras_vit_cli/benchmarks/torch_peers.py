@@ -38,11 +38,16 @@ def build_eager(task: Task) -> tuple[Step, dict[str, Any]]:
     """Set timm up as it is.
 
     Args:
-        task: of kind "inference", "images" or "training".
+        task: of any kind.
 
     Returns:
         The step, and what there is to say about it.
+
+    Raises:
+        ValueError: for data of which timm has no loader.
     """
+    if task.kind == "input":
+        return _input(task)
     return _steps(task, lambda model: model)
 
 
@@ -55,6 +60,8 @@ def build_compiled(task: Task) -> tuple[Step, dict[str, Any]]:
     Returns:
         The step, and what there is to say about it.
     """
+    if task.kind == "input":
+        raise ValueError("there is nothing to compile")
     import torch
 
     return _steps(task, torch.compile)
@@ -96,6 +103,39 @@ def _images(task: Task, torch: Any, model: Any, network: Any, dtype: Any) -> Ste
         return probabilities.topk(10)
 
     return step
+
+
+def _input(task: Task) -> tuple[Step, dict[str, Any]]:
+    """Timm's loader with Pillow: the same crop, flip and RandAugment, in as many processes."""
+    import torch
+    from timm.data import create_dataset, create_loader
+
+    kind, _, folder = task.options["data"].partition(":")
+    if kind != "folder":
+        raise ValueError(f"timm reads folder:PATH, not {task.options['data']}")
+    root = Path(folder) / "train" if (Path(folder) / "train").is_dir() else Path(folder)
+    layers, magnitude = task.options["layers"], task.options["magnitude"]
+    no_jitter: Any = None  # the types of timm say float
+    loader = create_loader(
+        create_dataset("", root=str(root)),
+        input_size=(3, task.image_size, task.image_size),
+        batch_size=task.batch_size,
+        is_training=True,
+        use_prefetcher=False,
+        scale=(0.05, 1.0),
+        color_jitter=no_jitter,
+        interpolation="bilinear",
+        auto_augment=f"rand-m{magnitude:g}-n{layers}" if layers else None,
+        num_workers=task.threads,
+        persistent_workers=True,
+    )
+
+    def forever() -> Any:
+        while True:
+            yield from loader
+
+    steps = forever()
+    return lambda: next(steps), {"torch": torch.__version__}
 
 
 def _training(task: Task, torch: Any, network: Any) -> Step:

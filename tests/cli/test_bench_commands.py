@@ -3,10 +3,12 @@
 import json
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from keras_vit_cli import main
-from keras_vit_cli.benchmarks import contenders, runner, tables
+from keras_vit_cli.benchmarks import contenders, growth, runner, tables
 from keras_vit_cli.benchmarks.runner import Result, Task, known, race
 
 
@@ -31,14 +33,63 @@ def test_the_export_and_its_limit(tmp_path, capfd):
     assert "matrix products" in shown
 
 
-@pytest.mark.parametrize("options", [[], ["--dtype", "bfloat16", "--remat"]])
-def test_the_train_step(tmp_path, options):
+def test_the_train_step(tmp_path):
     file = tmp_path / "bench.json"
     command = "bench training vit_tiny_patch16_224 --image-size 32 --batch-size 2 --rounds 1"
-    main([*command.split(), "--seconds", "0.05", "--json", str(file), *options])
+    main([*command.split(), "--seconds", "0.05", "--remat", "--json", str(file)])
     (ours,) = json.loads(file.read_text())["results"]
     assert ours["median_ms"] > 0
     assert ours["steps"] >= 1
+
+
+def test_how_time_grows(tmp_path, capsys, monkeypatch):
+    def fake_race(entries, rounds, seconds, report):
+        growing = entries[1][1]
+        seconds = [0.010, 0.019 if "depth" in growing.options else 0.030]
+        return [
+            Result("keras-vit", task, [taken])
+            for (_, task), taken in zip(entries, seconds, strict=True)
+        ]
+
+    monkeypatch.setattr(growth, "race", fake_race)
+    file = tmp_path / "growth.json"
+    command = "bench growth vit_tiny_patch16_224 --image-sizes 32 64 --batch-sizes 2 6"
+    main([*command.split(), "--depths", "6", "12", "--json", str(file)])
+    rows = json.loads(file.read_text())["results"]
+    assert [(row["axis"], row["value"]) for row in rows] == [
+        *[("image_size", 32), ("image_size", 64)],
+        *[("batch_size", 2), ("batch_size", 6)],
+        *[("depth", 6), ("depth", 12)],
+    ]
+    assert rows[2]["over_operations"] == 1
+    assert rows[3]["over_operations"] == pytest.approx(1)  # three times the images and the time
+    assert rows[5]["gflops"] == pytest.approx(2 * rows[4]["gflops"], rel=0.05)
+    assert rows[5]["over_operations"] == pytest.approx(0.95, rel=0.05)
+    assert "over operations" in capsys.readouterr().out
+
+
+def test_the_input_of_training(tmp_path):
+    random = np.random.default_rng(0)
+    for index in range(8):
+        folder = tmp_path / "photos" / "train" / f"class{index % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 256, (40, 60, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.jpg")
+    command = f"bench input --data folder:{tmp_path}/photos --batch-size 4 --image-size 32"
+    options = ["--randaugment-layers", "2", "--rounds", "1", "--seconds", "0.1"]
+    main([*command.split(), *options, "--json", str(tmp_path / "input.json")])
+    (ours,) = json.loads((tmp_path / "input.json").read_text())["results"]
+    assert ours["images_per_second"] > 0
+    assert "gflops_per_second" not in ours
+
+
+def test_the_time_to_start(tmp_path, capsys):
+    file = tmp_path / "start.json"
+    main(["bench", "start", "test_vit", "--rounds", "1", "--json", str(file)])
+    rows = {row["stage"]: row["median_seconds"] for row in json.loads(file.read_text())["results"]}
+    assert len(rows) == 7
+    assert rows["keras-vit --help"] < rows["import keras_vit"] < rows["keras-vit export"]
+    assert "until it serves" in capsys.readouterr().out
 
 
 @pytest.fixture
