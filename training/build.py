@@ -14,6 +14,7 @@ from keras_vit.lora import add_lora
 from training.config import DistillationConfig, Recipe
 from training.data import DataSource
 from training.data.inspection import summarize
+from training.initial_weights import draw_timm_weights
 from training.losses import Distillation, make_loss
 from training.optimization.optimizer import make_optimizer
 from training.optimization.rules import parameter_table
@@ -50,7 +51,7 @@ def build_model(recipe: Recipe, source: DataSource) -> VisionTransformer:
     """
     config = dataclasses.asdict(recipe.model)
     variant, pretrained = config.pop("variant"), config.pop("pretrained")
-    del config["head_bias"], config["remat"]
+    del config["head_bias"], config["remat"], config["initial_weights"]
     overrides = {key: value for key, value in config.items() if value is not None}
     if overrides.get("image_size") == "data":
         del overrides["image_size"]
@@ -89,6 +90,8 @@ def _fresh_model(
     model.preprocessing = Preprocessing(
         image_size=model.preprocessing.image_size, **dataclasses.asdict(recipe.preprocessing)
     )
+    if recipe.model.initial_weights == "timm":
+        draw_timm_weights(model, recipe.seed)
     return model
 
 

@@ -61,6 +61,10 @@ class ModelConfig:
     drop_path_rate: float = 0.0
     """Stochastic depth of the last block, rising linearly from 0."""
 
+    initial_weights: Literal["google", "timm"] = "google"
+    """How weights are drawn: as in the paper's code, by the width of each product and with a head
+    of zeros, or as in timm and DeiT, with a standard deviation of 0.02 everywhere."""
+
     head_bias: float = 0.0
     """First bias of a fresh head; about -log(classes) for the sigmoid loss, so that training starts
     from "none of them"."""

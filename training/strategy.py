@@ -138,7 +138,8 @@ def check_workers_agree(strategy: tf.distribute.Strategy, step: int) -> None:
         value = tf.constant([step, step * step], tf.float64)
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
 
-    sums = strategy.experimental_local_results(strategy.run(tf.function(total)))[0].numpy()
+    per_replica = strategy.run(tf.function(total, autograph=False))
+    sums = strategy.experimental_local_results(per_replica)[0].numpy()
     count = strategy.num_replicas_in_sync
     if sums[0] != count * step or sums[1] != count * step**2:
         raise ValueError(

@@ -18,7 +18,7 @@ import pytest
 import keras_vit
 
 KILLS = int(os.environ.get("KERAS_VIT_KILLS", "1"))
-EPOCHS = 10
+EPOCHS = 6
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
@@ -92,7 +92,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_uninterrupted_one(unint
     kills = 0
     for _ in range(KILLS):
         process = start(workdir)
-        wait_for(process, "epoch")  # "epoch 1/10", "Going on after epoch 3", "All 10 epochs"
+        wait_for(process, "epoch")  # "epoch 1/6", "Going on after epoch 3", "All 6 epochs"
         try:
             process.wait(generator.uniform(0, 6 if kills else 2))
         except subprocess.TimeoutExpired:

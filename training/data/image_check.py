@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from keras_vit import Preprocessing
 from keras_vit.decoding import decode_image
+from training.data.as_written import as_written
 from training.data.decodable import undecodable_reason
 from training.data.source import Report
 
@@ -55,6 +56,7 @@ def _check_all(files: list[Path], report: Report) -> list[str]:
     return ["" if ok else _reason(file) for file, ok in zip(files, good, strict=True)]
 
 
+@as_written
 def _decodable(files: list[Path], report: Report) -> np.ndarray:
     """Whether each file can be decoded, bool [N]: one parallel pass in a tf.data graph."""
     paths = tf.constant([str(file) for file in files], tf.string)
@@ -88,7 +90,7 @@ def _reason(file: Path) -> str:
         return _CLOSED
 
 
-@tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def _decoded_size(path: tf.Tensor) -> tf.Tensor:
     return tf.size(decode_image(tf.io.read_file(path), Preprocessing().max_pixels))
 

@@ -12,6 +12,7 @@ from keras_vit import Preprocessing
 from training.augmentation.augment import augment_image
 from training.augmentation.config import Augmentation
 from training.augmentation.mixing import mix_batch
+from training.data.as_written import as_written
 from training.data.source import DataSource
 
 # Keeps the seeds of one run's epochs apart from those of a run with the next seed.
@@ -60,6 +61,7 @@ def steps_per_epoch(source: DataSource, batch_size: int) -> int:
     return -(-count // batch_size)
 
 
+@as_written
 def training_batches(
     source: DataSource,
     preprocessing: Preprocessing,
@@ -174,6 +176,7 @@ def training_batches(
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(_options())
 
 
+@as_written
 def validation_batches(
     source: DataSource,
     split: str,
@@ -222,8 +225,14 @@ def validation_batches(
     )
 
 
+@as_written
 def evaluation_batches(
-    source: DataSource, split: str, preprocessing: Preprocessing, *, batch_size: int
+    source: DataSource,
+    split: str,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    encoded: bool = False,
 ) -> tf.data.Dataset:
     """Every example of a split exactly once, in order.
 
@@ -232,10 +241,12 @@ def evaluation_batches(
         split: one of `source.splits`.
         preprocessing: the evaluation transform.
         batch_size: images in a step; the last batch may hold fewer.
+        encoded: whether batches also hold what the images were made from. Default False.
 
     Returns:
-        A data set of (images float32 [b, H, W, 3], labels int64 [b]). Examples that cannot be
-        decoded are left out, see `DataSource.damage`.
+        A data set of (images float32 [b, H, W, 3], labels int64 [b]), with `encoded` also (names
+        string [b], image bytes string [b]). Examples that cannot be decoded are left out, see
+        `DataSource.damage`.
 
     Example:
         >>> from training.data import load_source
@@ -245,13 +256,17 @@ def evaluation_batches(
         [100, 100, 100, 60]
     """
 
-    def prepared(example: dict) -> tuple[tf.Tensor, tf.Tensor]:
-        return preprocessing(example["image_bytes"]), example["label"]
+    def prepared(example: dict) -> tuple[tf.Tensor, ...]:
+        image, label = preprocessing(example["image_bytes"]), example["label"]
+        return (
+            (image, label, example["name"], example["image_bytes"]) if encoded else (image, label)
+        )
 
-    blank = (tf.zeros(preprocessing.output_shape), tf.constant(_UNUSABLE, tf.int64))
+    nothing = (tf.constant(""),) * 2 if encoded else ()
+    blank = (tf.zeros(preprocessing.output_shape), tf.constant(_UNUSABLE, tf.int64), *nothing)
     return (
         _decoded(source, source.examples(split), prepared, blank)
-        .filter(lambda image, label: label != _UNUSABLE)
+        .filter(lambda image, label, *_: label != _UNUSABLE)
         .batch(batch_size)
         .prefetch(tf.data.AUTOTUNE)
         .with_options(_options())

@@ -11,6 +11,7 @@ from types import MappingProxyType
 import numpy as np
 import tensorflow as tf
 
+from training.data.as_written import as_written
 from training.data.damage import BadImages, DamageLog
 
 Report = Callable[[str], None]
@@ -65,6 +66,7 @@ class DataSource(abc.ABC):
             As `examples`.
         """
 
+    @as_written
     def class_counts(self, split: str) -> np.ndarray:
         """How many readable examples each class has; may have to read the whole split.
 

@@ -24,7 +24,10 @@ def deit() -> Recipe:
         batch_size=1024,
         label_smoothing=0.1,
         model=ModelConfig(
-            variant="deit_small_patch16_224", drop_path_rate=0.1, dtype="mixed_bfloat16"
+            variant="deit_small_patch16_224",
+            drop_path_rate=0.1,
+            initial_weights="timm",
+            dtype="mixed_bfloat16",
         ),
         preprocessing=PreprocessingConfig(crop_fraction=0.875),
         optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=0.05, clip_norm=None),
@@ -59,7 +62,10 @@ def deit_distilled() -> Recipe:
     return dataclasses.replace(
         deit(),
         model=ModelConfig(
-            variant="deit_small_distilled_patch16_224", drop_path_rate=0.1, dtype="mixed_bfloat16"
+            variant="deit_small_distilled_patch16_224",
+            drop_path_rate=0.1,
+            initial_weights="timm",
+            dtype="mixed_bfloat16",
         ),
         distillation=DistillationConfig(kind="hard", weight=0.5),
     )
@@ -79,7 +85,10 @@ def deit3() -> Recipe:
         batch_size=2048,
         loss="sigmoid",
         model=ModelConfig(
-            variant="deit3_small_patch16_224", drop_path_rate=0.05, dtype="mixed_bfloat16"
+            variant="deit3_small_patch16_224",
+            drop_path_rate=0.05,
+            initial_weights="timm",
+            dtype="mixed_bfloat16",
         ),
         preprocessing=PreprocessingConfig(crop_fraction=1.0),
         optimizer=OptimizerConfig(name="lamb", learning_rate=4e-3, weight_decay=0.02),
