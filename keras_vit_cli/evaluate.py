@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -17,6 +17,8 @@ def evaluate(
     split: str = "test",
     batch_size: int = 64,
     output: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+    report: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+    compare: Annotated[str | None, tyro.conf.arg(metavar="OTHER_MODEL")] = None,
     real_labels: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
     data_dir: str | None = None,
     image_size: int | None = None,
@@ -34,6 +36,12 @@ def evaluate(
         data: digits, folder:PATH, tfds:NAME[/CONFIG], webdataset:PATTERN or records:PATH.
         split: which part of the data.
         batch_size: images per step.
+        report: gets report.html, one file to read offline and to hand on: accuracies, classes,
+            confusions, calibration, the most confident mistakes and least confident hits with the
+            model's attention, a map of the embeddings, the model card.
+        compare: another model for the report, beside the first, with the images on which they
+            differ and McNemar's test; the line of JSON gets its numbers under "compared".
+            --image-size and --architecture are of the first.
         output: gets evaluation.json, per_class.csv, confusion.csv and confusion.png.
         real_labels: real.json of "Are we done with ImageNet?", for images that are named
             ILSVRC2012_val_NNNNNNNN.JPEG; adds real_top1 and real_examples to the line.
@@ -42,31 +50,58 @@ def evaluate(
         architecture: a timm name, for arrays that do not say of which model they are.
     """
     import functools
+    import json
     import sys
 
     from training.data import load_source
     from training.evaluation import evaluate as judge
     from training.evaluation import write_evaluation
+    from training.evaluation.classes import model_outputs
+    from training.report import examine, mcnemar, write_report
 
-    if output is not None and output.exists() and not output.is_dir():
-        raise ValueError(f"--output {output} is a file: give a directory.")
+    for option, directory in (("--output", output), ("--report", report)):
+        if directory is not None and directory.exists() and not directory.is_dir():
+            raise ValueError(f"{option} {directory} is a file: give a directory.")
+    if compare is not None and report is None:
+        raise ValueError("--compare is shown in the report: give --report DIR too.")
     # The one line on standard output is for programs.
-    report = functools.partial(print, file=sys.stderr)
+    say = functools.partial(print, file=sys.stderr)
     loaded = open_model(model, architecture, image_size)
-    source = load_source(data, data_dir=data_dir, report=report)
-    result = judge(
-        loaded,
-        source,
-        split,
-        batch_size,
-        real_labels=real_labels,
-        report=report,
-        show_progress=True,
-    )
+    other = None if compare is None else open_model(compare)
+    source = load_source(data, data_dir=data_dir, report=say)
+    if other is not None:
+        try:  # before the first model is evaluated for nothing
+            model_outputs(other, source.labels, source.spec)
+        except ValueError as error:
+            raise ValueError(f"--compare {compare}: {error}") from error
+    options: dict[str, Any] = {
+        "source": source,
+        "split": split,
+        "batch_size": batch_size,
+        "real_labels": real_labels,
+        "report": say,
+        "show_progress": True,
+    }
+    compared = {}
+    if report is None:
+        result = judge(loaded, **options)
+    else:
+        first, second = examine(loaded, title=model, **options), None
+        result = first.evaluation
+        if other is not None:
+            second = examine(other, title=str(compare), first=first, **options)
+            numbers = json.loads(second.evaluation.to_json())
+            test = mcnemar(first.correct, second.correct)
+            compared = {"compared": {"model": compare, **numbers, **test._asdict()}}
+        say(
+            write_report(
+                first, report, second, data=data, split=split, report=say, show_progress=True
+            )
+        )
     if output is not None:
         for path in write_evaluation(result, output, f"{model} on {data}, {split}"):
-            report(path)
-    print(result.to_json())
+            say(path)
+    print(json.dumps(json.loads(result.to_json()) | compared))
 
 
 def run(arguments: list[str]) -> None:

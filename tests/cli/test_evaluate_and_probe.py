@@ -28,6 +28,7 @@ def files(tmp_path_factory):
     for name, options in (
         ("headless", {"num_classes": 0}),
         ("model", {"num_classes": 4, "labels": ["dog", "ape", "cat", "bee"]}),
+        ("other", {"num_classes": 3, "labels": ["cat", "bee", "ape"]}),
     ):
         keras.utils.set_random_seed(0)
         model = keras_vit.VisionTransformer(8, 4, hidden_dim=16, depth=1, num_heads=2, **options)
@@ -56,11 +57,40 @@ def test_evaluate_writes_files(keras_vit, files, tmp_path):
     assert (tmp_path / "out" / "confusion.png").stat().st_size > 1000
 
 
+def test_evaluate_writes_a_report(keras_vit, files, tmp_path):
+    data = f"folder:{files}/photos"
+    status, output, errors = keras_vit(
+        "evaluate", files / "model.keras", "--data", data, "--report", tmp_path / "out",
+        "--compare", files / "other.keras",
+    )  # fmt: skip
+    assert status == 0, errors
+    (line,) = output.splitlines()
+    result = json.loads(line)
+    other = result["compared"]
+    assert other["model"] == str(files / "other.keras")
+    assert other["examples"] == result["examples"] == 10
+    change = other["only_second"] - other["only_first"]
+    assert other["top1"] - result["top1"] == pytest.approx(change / 10)
+    assert 0 < other["p_value"] <= 1
+    path = tmp_path / "out" / "report.html"
+    assert str(path) in errors
+    text = path.read_text()
+    for word in ("McNemar", "Only A is right", "Map of the embeddings", data):
+        assert word in text
+
+
 def test_evaluate_refuses_before_the_work(keras_vit, files, tmp_path):
     (tmp_path / "file").write_text("[]")
     data = f"folder:{files}/photos"
     for arguments, message in [
         ((files / "none.keras", "--output", tmp_path / "file"), "--output", ),
+        ((files / "none.keras", "--report", tmp_path / "file"), "--report", ),
+        ((files / "none.keras", "--compare", "x"), "give --report DIR too"),
+        (
+            (files / "model.keras", "--report", tmp_path / "new", "--compare",
+             files / "headless.keras"),
+            "--compare " + str(files / "headless.keras") + ": The model has no head",
+        ),
         ((files / "model.keras", "--split", "val"), "no split 'val'; it has test, train"),
         ((files / "headless.keras",), "has no head"),
         ((files / "model.keras", "--real-labels", tmp_path / "file"), "holds 0 entries"),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -81,6 +82,28 @@ class Evaluation:
         return json.dumps({name: value for name, value in numbers.items() if value is not None})
 
 
+class Batch(NamedTuple):
+    """What is known of b examples that a model has just answered, D wide inside.
+
+    Args:
+        names: of the examples, string tensor [b].
+        image_bytes: their images, encoded, string tensor [b].
+        right: the right output of each, int64 [b].
+        ranked: its best five outputs, or fewer, the best first, int32 [b, 5].
+        probabilities: of these, float32 [b, 5].
+        losses: softmax cross-entropy, float32 [b].
+        representation: what the head saw, float32 [b, D].
+    """
+
+    names: tf.Tensor
+    image_bytes: tf.Tensor
+    right: np.ndarray
+    ranked: np.ndarray
+    probabilities: np.ndarray
+    losses: np.ndarray
+    representation: np.ndarray
+
+
 def evaluate(
     model: VisionTransformer,
     source: DataSource,
@@ -88,6 +111,7 @@ def evaluate(
     batch_size: int = 64,
     *,
     real_labels: str | Path | None = None,
+    observe: Callable[[Batch], None] | None = None,
     report: Callable[[str], None] = print,
     show_progress: bool = False,
 ) -> Evaluation:
@@ -100,6 +124,8 @@ def evaluate(
         batch_size: images per step. Default 64.
         real_labels: `real.json` of "Are we done with ImageNet?" (Beyer et al., 2020), to judge the
             validation images of ILSVRC 2012 by it too. Default None.
+        observe: called with every `Batch`, in order, so that one pass over the data is enough for
+            whoever wants to know more. Default None.
         report: called with lines for the user. Default `print`.
         show_progress: whether a bar on standard error shows how far it is. Default False.
 
@@ -123,7 +149,7 @@ def evaluate(
     real = None
     if real_labels is not None:
         real = real_outputs(model, source, split, real_labels, report)
-    answers, seconds = _answers(model, source, split, batch_size, output_of, show_progress)
+    answers, seconds = _answers(model, source, split, batch_size, output_of, observe, show_progress)
     best = answers.ranked[:, 0]  # [N]
     top1 = best == answers.right  # [N]
     top5 = (answers.ranked == answers.right[:, None]).any(-1)  # [N]
@@ -200,26 +226,34 @@ def _answers(
     split: str,
     batch_size: int,
     output_of: np.ndarray,
+    observe: Callable[[Batch], None] | None,
     show_progress: bool,
 ) -> tuple[_Answers, float]:
     """Go through the split: the answers, and the seconds that it took."""
+    both = keras.Model(model.input, [model.output, model.representation_model().output])
 
-    @tf.function(reduce_retracing=True)
-    def judge(images: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        logits = tf.cast(model(images, training=False), tf.float32)  # [b, K]
+    @tf.function(reduce_retracing=True, autograph=False)
+    def judge(images: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        logits, representation = both(images, training=False)
+        logits = tf.cast(logits, tf.float32)  # [b, K]
         # Of equal logits the first comes first, as in an argmax: a head of zeros has one answer.
         ranked = tf.math.top_k(logits, min(5, model.num_classes)).indices
+        probabilities = tf.gather(tf.nn.softmax(logits), ranked, batch_dims=1)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(right, logits)
-        return ranked, tf.reduce_max(tf.nn.softmax(logits), -1), losses
+        return ranked, probabilities, losses, tf.cast(representation, tf.float32)
 
     blank = tf.zeros([batch_size, *model.preprocessing.output_shape])
     judge(blank, tf.zeros([batch_size], tf.int64))  # tracing is not part of the speed
-    batches = evaluation_batches(source, split, model.preprocessing, batch_size=batch_size)
+    batches = evaluation_batches(
+        source, split, model.preprocessing, batch_size=batch_size, encoded=observe is not None
+    )
     total = math.ceil(source.splits[split] / batch_size)
     results = []
     start = time.perf_counter()
     with source.damage.explained():
-        for images, labels in with_progress(batches, f"evaluating {split}", total, show_progress):
+        for images, labels, *origin in with_progress(
+            batches, f"evaluating {split}", total, show_progress
+        ):
             classes = np.asarray(labels)
             if (classes < 0).any():
                 raise ValueError(
@@ -227,7 +261,12 @@ def _answers(
                     f"another."
                 )
             right = output_of[classes]
-            results.append([right, *(np.asarray(value) for value in judge(images, right))])
+            answer = tuple(np.asarray(value) for value in judge(images, right))
+            ranked, probabilities, losses, representation = answer
+            results.append([right, ranked, probabilities[:, 0], losses])
+            if observe is not None:
+                names, encoded = origin
+                observe(Batch(names, encoded, right, ranked, probabilities, losses, representation))
     seconds = time.perf_counter() - start
     answers = _Answers(*(np.concatenate(column) for column in zip(*results, strict=True)))
     finite = np.isfinite(answers.losses) & np.isfinite(answers.confidences)

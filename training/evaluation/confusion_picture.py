@@ -87,7 +87,7 @@ def condense(
                [0, 0, 1]])
     """
     square = evaluation.confusion[:, evaluation.class_outputs]  # [C, C]
-    kept = np.sort(_most_confused(square)[:most])  # in the order of the outputs
+    kept = np.sort(most_confused(square)[:most])  # in the order of the outputs
     labels = evaluation.class_labels
     names = [labels[index] for index in kept]
     left = np.setdiff1d(np.arange(len(square)), kept)
@@ -103,8 +103,19 @@ def condense(
     return counts, rows, columns
 
 
-def _most_confused(square: np.ndarray) -> np.ndarray:
-    """All classes, those of the pairs that are most often confused first: [C, C] -> int64 [C]."""
+def most_confused(square: np.ndarray) -> np.ndarray:
+    """All classes, those of the pairs that are most often confused first.
+
+    Args:
+        square: how many examples of a class (row) were taken for another (column), int [C, C].
+
+    Returns:
+        int64 [C].
+
+    Example:
+        >>> most_confused(np.array([[5, 0, 0], [0, 5, 1], [0, 0, 5]]))
+        array([1, 2, 0])
+    """
     rows, columns = np.nonzero(square)  # few of many: an example is one at most
     wrong = rows != columns
     rows, columns = rows[wrong], columns[wrong]

@@ -47,6 +47,7 @@ class FeatureExtractor:
         self._represent = tf.function(
             lambda images: tf.cast(representation(images, training=False), tf.float32),
             reduce_retracing=True,
+            autograph=False,
         )
 
     def __call__(
@@ -69,7 +70,6 @@ class FeatureExtractor:
         check_split(source, split, batch_size)
         batches = evaluation_batches(source, split, self._preprocessing, batch_size=batch_size)
         total = math.ceil(source.splits[split] / batch_size)
-        batches = with_progress(batches, f"features {split}", total, show_progress)
         values, labels = [], []
         with source.damage.explained():
             for images, classes in with_progress(
