@@ -23,6 +23,8 @@ def serve(
     per_model_batching: bool = False,
     monitoring_config_file: Path | None = None,
     ssl_config_file: Path | None = None,
+    page: bool = False,
+    page_port: int | None = None,
 ) -> None:
     """Serve the versions in a directory, or several models, over gRPC until Ctrl-C or SIGTERM.
 
@@ -44,6 +46,10 @@ def serve(
         monitoring_config_file: where on the REST port the Prometheus page is; left out it is
             /monitoring/prometheus/metrics.
         ssl_config_file: key and certificates that encrypt the gRPC port.
+        page: a web page to try the models on, at / of the local server's REST port (8501 if none is
+            given), or on a port of its own in front of tensorflow_model_server.
+        page_port: serve the page on this port; 0 picks a free one; left out it is the one after
+            that of REST where the page needs one of its own.
     """
     from serving.server import serve as run_server
 
@@ -60,6 +66,8 @@ def serve(
         per_model_batching=per_model_batching,
         monitoring_config_file=monitoring_config_file,
         ssl_config_file=ssl_config_file,
+        page=page,
+        page_port=page_port,
     )
 
 

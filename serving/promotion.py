@@ -22,9 +22,8 @@ from tensorflow_serving.config import model_server_config_pb2
 from keras_vit.atomic_files import write_text
 from serving.client import Client
 from serving.configuration.models import ModelConfig, parse_models, write_models
+from serving.label_history import LABELS_FILE, read_history
 from serving.version_directory import list_versions
-
-LABELS_FILE = "labels.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,35 +47,6 @@ class Target:
     def model(self) -> str:
         """The model's name."""
         return self.name or self.base.resolve().name
-
-
-def read_history(base: Path) -> dict[str, list[int]]:
-    """What each label stood for, the latest last.
-
-    Args:
-        base: the model's base directory.
-
-    Returns:
-        Versions by label; nothing where no label was ever given.
-
-    Raises:
-        ValueError: if the file is damaged.
-
-    Example:
-        >>> read_history(Path("/nowhere"))
-        {}
-    """
-    file = base / LABELS_FILE
-    if not file.exists():
-        return {}
-    try:
-        history = json.loads(file.read_text())
-        return {label: [int(v) for v in versions] for label, versions in history.items()}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f"{file} is damaged ({error}): it should be like {{'stable': [1, 2]}}. Repair or "
-            "delete it."
-        ) from error
 
 
 def promote(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -15,11 +15,15 @@ from serving.configuration.batching import BatchingParameters
 from serving.configuration.models import ModelConfig, parse_models
 from serving.configuration.monitoring import MonitoringConfig
 from serving.configuration.tls import TlsConfig
+from serving.page.server import announce_page, page_server
 from serving.startup import Plan, ServeError, announce, check_base, check_port
 from serving.tensorflow_server import BINARY, run_binary
 
 if TYPE_CHECKING:
     from serving.local_server.manager import ModelManager
+
+
+_REST_PORT = 8501  # TF Serving's
 
 
 def serve(
@@ -38,6 +42,8 @@ def serve(
     per_model_batching: bool = False,
     monitoring_config_file: Path | None = None,
     ssl_config_file: Path | None = None,
+    page: bool = False,
+    page_port: int | None = None,
 ) -> None:
     """Serve models until SIGTERM or Ctrl-C, following the versions in their directories.
 
@@ -63,6 +69,11 @@ def serve(
         monitoring_config_file: where the Prometheus page is on the REST port. Default: at
             /monitoring/prometheus/metrics.
         ssl_config_file: key and certificates of the gRPC port. Default: plain text.
+        page: serve a web page to try the models on, at `/` of the local server's REST port (8501 if
+            there is none), or on a port of its own in front of `tensorflow_model_server`. Default
+            False.
+        page_port: serve the page on this port; 0 picks a free one. Default: the port after REST,
+            where the page needs one of its own.
 
     Raises:
         ServeError: if the server cannot be started; the message says what to do.
@@ -83,12 +94,23 @@ def serve(
         raise ServeError(
             "a batching parameters file and batching per model exclude each other: give one"
         )
+    page = page or page_port is not None
+    if page and ssl_config_file is not None:
+        raise ServeError(
+            "the page does not have the certificates of an encrypted server. Start the server "
+            "without it, and the page with `keras-vit page ADDRESS --name NAME --ca CA`"
+        )
     binary = shutil.which(BINARY) if server != "local" else None
     if binary is None and server == "tensorflow":
         raise ServeError(
             f"{BINARY} is not on PATH. Install TensorFlow Serving, run its container image, or "
             "use --server local"
         )
+    if page and page_port is None:
+        if binary is None:
+            rest_port = _REST_PORT if rest_port is None else rest_port
+        else:
+            page_port = 0 if rest_port == 0 else (rest_port or _REST_PORT) + 1
     batching = _read(batching_parameters_file, BatchingParameters.parse)
     plan = Plan(
         models,
@@ -100,10 +122,14 @@ def serve(
         "per_version" if per_model_batching else batching,
         _read(monitoring_config_file, MonitoringConfig.parse) or MonitoringConfig(),
         _read(ssl_config_file, TlsConfig.parse),
+        page,
+        page_port,
     )
     for wanted in (port, rest_port):
         if wanted is not None:
             check_port(host if binary is None else "0.0.0.0", wanted)
+    if page_port is not None:
+        check_port(host, page_port)
     with _stop_signals() as stopped:
         if binary is None:
             _serve_locally(plan, grace, wait, stopped)
@@ -140,7 +166,7 @@ def _models(
     return [ModelConfig(name or path.rstrip("/").rpartition("/")[2], path)]
 
 
-@contextmanager
+@contextlib.contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
     """Turn SIGTERM and Ctrl-C into an event, where Python lets us (in the main thread)."""
     stopped = threading.Event()
@@ -180,6 +206,7 @@ def _serve_locally(plan: Plan, grace: float, wait: bool, stopped: threading.Even
         batching=plan.batching,
         tls=plan.tls,
         monitoring=plan.monitoring,
+        page=plan.page and plan.page_port is None,
     )
     local.start(wait=wait, cancelled=stopped.is_set)
     rest = "" if plan.rest_port is None else f", REST at {plan.host}:{local.rest_port}"
@@ -187,10 +214,17 @@ def _serve_locally(plan: Plan, grace: float, wait: bool, stopped: threading.Even
         versions = local.manager.versions(model.name).items()
         available = [number for number, entry in versions if entry.state is State.AVAILABLE]
         announce(model.name, available[0], local.address, f"local server{rest}")
-    if plan.model_config_file is None:
-        stopped.wait()
-    else:
-        _follow(plan.model_config_file, plan.poll_seconds, local.manager, stopped)
+    with contextlib.ExitStack() as stack:
+        if plan.page and not stopped.is_set():
+            port = local.rest_port
+            if plan.page_port is not None:
+                site = local.site()
+                port = stack.enter_context(page_server(site, plan.host, plan.page_port))
+            announce_page(plan.host, port or 0)
+        if plan.model_config_file is None:
+            stopped.wait()
+        else:
+            _follow(plan.model_config_file, plan.poll_seconds, local.manager, stopped)
     local.stop(grace)
 
 

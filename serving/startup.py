@@ -91,6 +91,9 @@ class Plan:
         batching: sizes and times of batches, those of each version's own file, or None.
         monitoring: where the Prometheus page is on the REST port.
         tls: key and certificates of the gRPC port, or None.
+        page: whether there is a page to try the models on. Default False.
+        page_port: of that page; 0 picks a free one, None is the local server's REST port, or the
+            one after that of the real server. Default None.
     """
 
     models: list[ModelConfig]
@@ -102,6 +105,8 @@ class Plan:
     batching: BatchingParameters | Literal["per_version"] | None
     monitoring: MonitoringConfig
     tls: TlsConfig | None
+    page: bool = False
+    page_port: int | None = None
 
 
 def announce(name: str, version: int, address: str, server: str) -> None:

@@ -1,5 +1,6 @@
 """The real server: `tensorflow_model_server` as a process of ours."""
 
+import contextlib
 import functools
 import json
 import socket
@@ -11,6 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from serving.configuration.models import parse_models
+from serving.page.backend import Backend, PageModel, page_models
+from serving.page.server import announce_page, page_server
+from serving.page.site import Site
 from serving.startup import Plan, ServeError, announce
 
 BINARY = "tensorflow_model_server"
@@ -54,8 +59,13 @@ def run_binary(binary: str, plan: Plan, stopped: threading.Event) -> None:
                 if version is not None:
                     server = f"{BINARY}, on every interface{rest}"
                     announce(model.name, version, address, server)
-            while process.poll() is None and not stopped.wait(0.2):
-                pass
+            with contextlib.ExitStack() as stack:
+                if plan.page_port is not None and process.poll() is None and not stopped.is_set():
+                    site = Site(Backend(address, functools.partial(_page_models, plan)))
+                    page_port = stack.enter_context(page_server(site, plan.host, plan.page_port))
+                    announce_page(plan.host, page_port)
+                while process.poll() is None and not stopped.wait(0.2):
+                    pass
         finally:
             _terminate(process)
     if not stopped.is_set():
@@ -63,6 +73,15 @@ def run_binary(binary: str, plan: Plan, stopped: threading.Event) -> None:
             f"{BINARY} ended with status {process.returncode}; its messages above say why. "
             f"Often port {port} is taken or {plan.models[0].base_path} holds no complete version"
         )
+
+
+def _page_models(plan: Plan) -> list[PageModel]:
+    """The models as the server has them now: it follows the file."""
+    models = plan.models
+    if plan.model_config_file is not None:
+        with contextlib.suppress(OSError, ValueError):  # the server goes on with what it had
+            models = parse_models(plan.model_config_file.read_text()) or models
+    return page_models(models)
 
 
 def _flags(plan: Plan, folder: Path) -> list[str]:

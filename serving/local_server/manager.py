@@ -143,6 +143,11 @@ class ModelManager:
                 if entry.error is not None and version in aspired:
                     raise StatusError(code_of(entry.error), str(entry.error))
 
+    def configs(self) -> list[ModelConfig]:
+        """The models as they are configured now."""
+        with self._changed:
+            return list(self._configs.values())
+
     def versions(self, model: str) -> dict[int, Version]:
         """List what is known of a model's versions.
 

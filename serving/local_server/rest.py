@@ -31,6 +31,7 @@ from serving.local_server.rest_json import (
 from serving.local_server.servable import DEFAULT_SIGNATURE
 from serving.local_server.services import get_metadata, get_status
 from serving.local_server.status import StatusError, invalid
+from serving.page.site import Site
 
 _TIMEOUT = 30.0  # seconds, TF Serving's default for REST
 _MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
@@ -59,6 +60,7 @@ class RestServer:
         host: address to listen on.
         port: 0 picks a free one.
         metrics_path: where the Prometheus page is. Default None: nowhere.
+        site: the page on which people try the models, at `/`. Default None: there is none.
 
     Raises:
         OSError: if the port is taken.
@@ -73,10 +75,12 @@ class RestServer:
         host: str,
         port: int,
         metrics_path: str | None = None,
+        site: Site | None = None,
     ):
         class Handler(_Handler):
             models = manager
             prometheus = metrics_path
+            page = site
 
         class Server(ThreadingHTTPServer):
             address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -102,6 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     models: ModelManager
     prometheus: str | None
+    page: Site | None
     timeout = 10  # seconds that a silent connection is kept
 
     def do_GET(self) -> None:
@@ -122,6 +127,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Stay silent; errors go to the caller."""
 
     def _respond(self, match: re.Match | None, answer: Any) -> None:
+        if self.page is not None and self.page.owns(self.path):
+            self.page.respond(self)
+            return
         if not self.path.startswith("/v1/models/"):
             self._send(404, "text/html", _NOT_FOUND_PAGE)
             return

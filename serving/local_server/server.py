@@ -17,6 +17,9 @@ from serving.local_server.manager import Batching, ModelManager, State
 from serving.local_server.metrics import Metrics
 from serving.local_server.rest import RestServer
 from serving.local_server.services import ModelService, PredictionService
+from serving.page.backend import Backend, page_models
+from serving.page.server import loopback
+from serving.page.site import Site
 from serving.startup import ServeError, check_port
 
 _OPTIONS = (
@@ -53,6 +56,8 @@ class LocalServer:
         tls: key and certificates for the gRPC port, as on TF Serving. Default None: plain text.
         monitoring: whether, and where on the REST port, there is a Prometheus page. Default None:
             there is none.
+        page: whether there is a web page to try the models on at `/` of the REST port. Default
+            False.
 
     Example:
         `with LocalServer([ModelConfig("digits", "/models/digits")], port=0) as server:
@@ -70,6 +75,7 @@ class LocalServer:
         batching: Batching = None,
         tls: TlsConfig | None = None,
         monitoring: MonitoringConfig | None = None,
+        page: bool = False,
     ):
         self._models = list(models)
         # An IPv6 address needs brackets before a port.
@@ -80,6 +86,7 @@ class LocalServer:
         self._tls = tls
         self._metrics_path = monitoring.path if monitoring and monitoring.enable else None
         self.manager = ModelManager(models, poll_seconds, Metrics(), batching)
+        self._page = page
         self._poll_seconds = poll_seconds
         # A thread waits for the session while a request runs; more than a few per core only queue.
         # With batching they wait for each other, and a batch wants many of them.
@@ -97,6 +104,11 @@ class LocalServer:
     def address(self) -> str:
         """HOST:PORT for clients on this machine."""
         return f"{self._host}:{self.port}"
+
+    def site(self) -> Site:
+        """The web page for this server; it asks by gRPC, as it asks any server."""
+        address = loopback(self.address)
+        return Site(Backend(address, lambda: page_models(self.manager.configs())))
 
     def start(self, *, wait: bool = False, cancelled: Callable[[], bool] = lambda: False) -> None:
         """Load the models, then open the port: whoever can connect gets an answer.
@@ -128,7 +140,11 @@ class LocalServer:
         if self.rest_port is not None:
             try:
                 self._rest = RestServer(
-                    self.manager, self._host, self.rest_port, self._metrics_path
+                    self.manager,
+                    self._host,
+                    self.rest_port,
+                    self._metrics_path,
+                    self.site() if self._page else None,
                 )
             except OSError as error:
                 raise ServeError(

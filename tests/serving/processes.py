@@ -19,6 +19,45 @@ SERVERS = [
     ),
 ]
 
+# Stands in for tensorflow_model_server: takes its flags, answers GetModelStatus, ends on SIGTERM.
+_FAKE_BINARY = """#!{python}
+import signal, sys, threading
+from concurrent import futures
+import grpc
+from serving.protos import serving_wire_pb2 as wire
+
+print("started with", *sys.argv[1:], file=sys.stderr, flush=True)
+flags = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:])
+
+def status(request, context):
+    assert request.model_spec.name == flags.get("model_name", request.model_spec.name)
+    entry = wire.ModelVersionStatus(version=7, state="AVAILABLE")
+    return wire.GetModelStatusResponse(model_version_status=[entry])
+
+handler = grpc.unary_unary_rpc_method_handler(
+    status, wire.GetModelStatusRequest.FromString, wire.GetModelStatusResponse.SerializeToString
+)
+server = grpc.server(futures.ThreadPoolExecutor())
+service = "tensorflow.serving.ModelService"
+server.add_generic_rpc_handlers(
+    [grpc.method_handlers_generic_handler(service, {{"GetModelStatus": handler}})]
+)
+server.add_insecure_port("127.0.0.1:" + flags["port"])
+server.start()
+stop = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: stop.set())
+stop.wait()
+"""
+
+
+def write_fake_binary(folder):
+    """Put a tensorflow_model_server that only tells its state into a folder; gives its path."""
+    folder.mkdir()
+    binary = folder / "tensorflow_model_server"
+    binary.write_text(_FAKE_BINARY.format(python=sys.executable))
+    binary.chmod(0o755)
+    return binary
+
 
 class Server:
     """`keras-vit serve` in a process of its own."""

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from certificates import make_certificate
 from colour_model import png
+from processes import write_fake_binary
 
 from serving.client import TLS, Client, ServingError
 from serving.configuration.models import ModelConfig, write_models
@@ -25,36 +26,6 @@ from serving.startup import ServeError
 
 ROOT = Path(__file__).parents[2]
 RED = png((255, 0, 0))
-
-# Stands in for tensorflow_model_server: takes its flags, answers GetModelStatus, ends on SIGTERM.
-FAKE_BINARY = """#!{python}
-import signal, sys, threading
-from concurrent import futures
-import grpc
-from serving.protos import serving_wire_pb2 as wire
-
-print("started with", *sys.argv[1:], file=sys.stderr, flush=True)
-flags = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:])
-
-def status(request, context):
-    assert request.model_spec.name == flags.get("model_name", request.model_spec.name)
-    entry = wire.ModelVersionStatus(version=7, state="AVAILABLE")
-    return wire.GetModelStatusResponse(model_version_status=[entry])
-
-handler = grpc.unary_unary_rpc_method_handler(
-    status, wire.GetModelStatusRequest.FromString, wire.GetModelStatusResponse.SerializeToString
-)
-server = grpc.server(futures.ThreadPoolExecutor())
-service = "tensorflow.serving.ModelService"
-server.add_generic_rpc_handlers(
-    [grpc.method_handlers_generic_handler(service, {{"GetModelStatus": handler}})]
-)
-server.add_insecure_port("127.0.0.1:" + flags["port"])
-server.start()
-stop = threading.Event()
-signal.signal(signal.SIGTERM, lambda *_: stop.set())
-stop.wait()
-"""
 
 
 class Process:
@@ -124,10 +95,7 @@ def test_ctrl_c_exits_with_0(base, tmp_path):
 
 def test_the_real_server_is_used_when_it_is_there(tmp_path):
     (tmp_path / "colours" / "1").mkdir(parents=True)
-    binary = tmp_path / "bin" / "tensorflow_model_server"
-    binary.parent.mkdir()
-    binary.write_text(FAKE_BINARY.format(python=sys.executable))
-    binary.chmod(0o755)
+    binary = write_fake_binary(tmp_path / "bin")
     with Process(tmp_path / "colours", binary.parent, port=0) as process:
         assert process.line.startswith("Serving colours version 7 at 127.0.0.1:")
         assert "tensorflow_model_server" in process.line
@@ -144,10 +112,7 @@ def config_text(base, **labels):
 
 def test_the_real_server_is_told_everything(tmp_path):
     (tmp_path / "colours" / "1").mkdir(parents=True)
-    binary = tmp_path / "bin" / "tensorflow_model_server"
-    binary.parent.mkdir()
-    binary.write_text(FAKE_BINARY.format(python=sys.executable))
-    binary.chmod(0o755)
+    binary = write_fake_binary(tmp_path / "bin")
     config = tmp_path / "models.config"
     config.write_text(config_text(tmp_path / "colours"))
     (tmp_path / "batching.pbtxt").write_text("max_batch_size { value: 8 }")
