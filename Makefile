@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast parity lint format clean
+.PHONY: demo test test-fast parity lint format docs clean
 
 demo: $(READY)  ## train on real digits, export, serve, and check every answer
 	$(BIN)/keras-vit demo
@@ -28,6 +28,10 @@ lint: $(READY)  ## style, types and the direction of imports
 format: $(READY)  ## mend what can be mended by machine
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(READY)  ## the site, in build/site
+	$(BIN)/sphinx-build -W -n -q -b html docs build/site
+	@echo build/site/index.html
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \

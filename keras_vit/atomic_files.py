@@ -59,9 +59,9 @@ def publish(temporary: Path, target: Path, replace: bool = True) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file whole or not at all, in UTF-8 whatever the locale."""
     with hidden_sibling(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
         publish(temporary, path)
 
 

@@ -59,7 +59,7 @@ def from_pretrained(
             Beyer et al., 2023), and so are the positions. Default None: the checkpoint's own.
         architecture: a timm name, for arrays that do not come with one. Default None.
         position_resampling: another rule, see `keras_vit.resampling`. Default None: the source's.
-        allow_missing: patterns of variables that may keep fresh values, "head/*". Default none.
+        allow_missing: patterns of variables that may keep fresh values, `head/*`. Default none.
         allow_unused: patterns of arrays in the file that may stay unread. Default none.
         offline: whether the network stays untouched. Default None: as KERAS_VIT_OFFLINE says.
         report: gets lines on the progress of a download. Default None.

@@ -133,6 +133,7 @@ def test_evaluate_prints_one_line_of_json(finish, trained):
 
 
 def test_two_replicas_train_too(home, finish):
+    """Two processes: tests/training/test_killed.py."""
     workdir = home / "runs" / "mirrored"
     status, output, errors = finish(
         *TRAIN,
@@ -148,39 +149,6 @@ def test_two_replicas_train_too(home, finish):
     assert status == 0, errors
     assert "2 replica(s)" in output
     assert epochs_in(workdir) == [1, 2]
-
-
-@pytest.mark.slow
-def test_two_workers_train_together(home, start):
-    import socket
-
-    ports = []
-    for _ in range(2):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            ports.append(probe.getsockname()[1])
-    workdir = home / "runs" / "workers"
-    processes = []
-    for index in range(2):
-        config = {
-            "cluster": {"worker": [f"127.0.0.1:{port}" for port in ports]},
-            "task": {"type": "worker", "index": index},
-        }
-        processes.append(
-            start(
-                *TRAIN,
-                "--workdir",
-                workdir,
-                "--epochs",
-                "2",
-                env={"TF_CONFIG": json.dumps(config)},
-            )
-        )
-    outputs = [process.communicate(timeout=400) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert "2 replica(s)" in outputs[0][0]
-    assert epochs_in(workdir) == [1, 2]
-    assert (workdir / "model.keras").exists()
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,5 @@
 """`keras-vit explain`: pictures, arrays, and errors that say what to do."""
 
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +8,6 @@ from PIL import Image
 
 from keras_vit_cli.explain import find_class
 
-ROOT = Path(__file__).parents[2]
 METHODS = ("attribution", "rollout", "attention", "features")
 
 
@@ -187,12 +183,3 @@ def test_help_teaches(keras_vit):
     assert status == 0
     for text in (*METHODS, "distance", "positions", "filters", "--class", "Chefer", ".npz"):
         assert text in output
-
-
-def test_the_python_blocks_of_the_guide(home):
-    guide = (ROOT / "docs" / "explain.md").read_text()
-    code = "\n".join(re.findall(r"```python\n(.*?)```", guide, re.DOTALL))
-    assert "attribution" in code
-    Image.open(home / "photos" / "a.png").save(home / "cat.jpg")
-    subprocess.run([sys.executable, "-c", code], cwd=home, check=True)
-    assert is_picture(home / "cat.png")
