@@ -2,8 +2,12 @@
 
 import io
 import os
+import signal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what it puts aside with &
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests' own processes hear Ctrl-C
 
 import numpy as np
 import pytest
