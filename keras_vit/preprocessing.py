@@ -217,16 +217,24 @@ class Preprocessing:
         height, width, _ = self.output_shape
         shape = tf.shape(pixels)
         resized_size, offset = self._resize_plan(shape[1], shape[2])
-        resized = tf.raw_ops.ScaleAndTranslate(
-            images=pixels,  # the operation takes bytes as they are: no copy of four times the size
-            size=[height, width],
-            scale=tf.cast(resized_size, tf.float32) / tf.cast(shape[1:3], tf.float32),
-            translation=-tf.cast(offset, tf.float32),
-            kernel_type=_KERNELS[self.interpolation],
-            antialias=self.antialias,
-        )  # [N, H, W, 3]: resize and crop in one pass, only what is kept is computed
-        # Cubic and Lanczos kernels overshoot; PIL clips at the same place.
-        return tf.clip_by_value(resized, 0.0, 255.0)
+
+        def resized() -> tf.Tensor:
+            pixels_of_target = tf.raw_ops.ScaleAndTranslate(
+                images=pixels,  # it takes bytes as they are: no copy of four times the size
+                size=[height, width],
+                scale=tf.cast(resized_size, tf.float32) / tf.cast(shape[1:3], tf.float32),
+                translation=-tf.cast(offset, tf.float32),
+                kernel_type=_KERNELS[self.interpolation],
+                antialias=self.antialias,
+            )  # [N, H, W, 3]: resize and crop in one pass, only what is kept is computed
+            # Cubic and Lanczos kernels overshoot; PIL clips at the same place.
+            return tf.clip_by_value(pixels_of_target, 0.0, 255.0)
+
+        # Pixels that have the wanted size already stay as they are, as in PIL.
+        target = tf.constant([height, width])
+        as_given = tf.reduce_all(tf.equal(shape[1:3], target) & tf.equal(resized_size, target))
+        pixels_or_resized = tf.cond(as_given, lambda: tf.cast(pixels, tf.float32), resized)
+        return tf.ensure_shape(pixels_or_resized, [None, height, width, pixels.shape[-1]])
 
     def normalize(self, pixels: tf.Tensor) -> tf.Tensor:
         """Pixels in [0, 255] to `(pixels / 255 - mean) / std`, float32, any leading shape."""

@@ -153,6 +153,4 @@ def _stream_scale(blocks: Sequence[Any]) -> float:
         return 1.0
     if any(type(norm) is not keras.layers.LayerNormalization for norm in norms):
         return 1.0
-    if blocks[0].compute_dtype != "float32":
-        return 1.0  # Keras' own norm computes in float32 there, on every processor
     return math.sqrt(KERNEL_EPSILON / epsilons.pop())

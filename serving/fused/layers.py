@@ -224,17 +224,18 @@ def _collides(row: int, column: int) -> bool:
 def fused_norm(layer: Any) -> Function:
     """A layer norm that becomes one kernel, of tokens [M, D] scaled for `KERNEL_EPSILON`.
 
-    The form that the remapper knows (`IsCommonNormPattern`) asks for constants, and for the axis
-    as a positive number.
+    In float32 at any dtype, as Keras' own. The form that the remapper knows (`IsCommonNormPattern`)
+    asks for constants, and for the axis as a positive number.
     """
-    dtype = layer.compute_dtype
-    gamma, beta = (tf.cast(w, dtype).numpy() for w in (layer.gamma, layer.beta))
+    gamma, beta = (tf.cast(w, tf.float32).numpy() for w in (layer.gamma, layer.beta))
 
     def norm(x: tf.Tensor) -> tf.Tensor:
+        dtype = x.dtype
+        x = tf.cast(x, tf.float32)
         mean = tf.reduce_mean(x, 1, keepdims=True)
         variance = tf.reduce_mean(tf.math.squared_difference(x, mean), 1, keepdims=True)
-        scale = tf.math.rsqrt(variance + tf.constant(KERNEL_EPSILON, dtype)) * tf.constant(gamma)
-        return x * scale + (tf.constant(beta) - mean * scale)
+        scale = tf.math.rsqrt(variance + tf.constant(KERNEL_EPSILON)) * tf.constant(gamma)
+        return tf.cast(x * scale + (tf.constant(beta) - mean * scale), dtype)
 
     return norm
 
