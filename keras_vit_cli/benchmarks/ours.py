@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -80,15 +81,24 @@ def export_session(task: Task) -> tuple[tf.compat.v1.Session, Any, dict[str, Any
     Returns:
         A session, the signatures by name, and what there is to say about the export.
     """
+    with tempfile.TemporaryDirectory() as base:
+        # In a process of its own, as where it is served: the memory of this one is the server's.
+        context = multiprocessing.get_context("spawn")
+        exporting = context.Process(target=_export, args=(task, base))
+        exporting.start()
+        exporting.join()
+        if exporting.exitcode:
+            raise RuntimeError("The model could not be exported: see what is printed above.")
+        version = Path(base) / "1"
+        megabytes = sum(f.stat().st_size for f in version.rglob("*") if f.is_file()) / 1e6
+        session, signatures = open_session(version, task.threads)
+    return session, signatures, {"tensorflow": tf.__version__, "megabytes": round(megabytes, 1)}
+
+
+def _export(task: Task, base: str) -> None:
     from serving.export import export_model
 
-    with tempfile.TemporaryDirectory() as base:
-        export = export_model(
-            example_model(task), base, dtype=task.dtype, batch_sizes=(task.batch_size,)
-        )
-        session, signatures = open_session(export.path, task.threads)
-    about = {"tensorflow": tf.__version__, "megabytes": export.megabytes}
-    return session, signatures, about
+    export_model(example_model(task), base, dtype=task.dtype, batch_sizes=(task.batch_size,))
 
 
 def _call(session: Any, signature: Any, value: Any, output: str) -> Step:
