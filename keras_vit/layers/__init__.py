@@ -11,7 +11,7 @@ from keras_vit.layers.encoder_block import (
     TwinBlock,
 )
 from keras_vit.layers.mlp import MLP
-from keras_vit.layers.normalization import LayerScale, make_norm
+from keras_vit.layers.normalization import LayerNorm, LayerScale, RMSNorm, make_norm
 from keras_vit.layers.patch_embedding import PatchEmbedding
 from keras_vit.layers.pooling import AttentionPooling, TokenPooling
 from keras_vit.layers.position_embedding import PositionEmbedding
@@ -27,6 +27,7 @@ __all__ = [
     "DifferentialAttention",
     "DropPath",
     "EncoderBlock",
+    "LayerNorm",
     "LayerScale",
     "MultiHeadSelfAttention",
     "ParallelBlock",
@@ -34,6 +35,7 @@ __all__ = [
     "PositionEmbedding",
     "PostNormBlock",
     "PrefixTokens",
+    "RMSNorm",
     "ResNetDStem",
     "ResNetV2Stem",
     "TokenPooling",

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 
 from keras_vit.layers.normalization import make_norm
+from keras_vit.layers.token_dense import TokenDense
+from keras_vit.layers.training_kernels import softmax_kernel, use_training_kernels
 
 
 @keras.saving.register_keras_serializable("keras_vit")
@@ -77,7 +79,7 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         self.head_dim = check_num_heads(width, self.num_heads)
         qk_dim = self.head_dim // self.maps_per_head
         self.scale = qk_dim**-0.5 if self.qk_scale is None else self.qk_scale
-        self.qkv = keras.layers.Dense(
+        self.qkv = TokenDense(
             3 * width,
             use_bias=self.qkv_bias,
             # Glorot-uniform for each of the three [D, D] matrices: by itself it would take 3D for
@@ -86,7 +88,7 @@ class MultiHeadSelfAttention(keras.layers.Layer):
             dtype=self.dtype_policy,
             name="qkv",
         )
-        self.projection = keras.layers.Dense(
+        self.projection = TokenDense(
             width,
             use_bias=self.proj_bias,
             kernel_initializer="glorot_uniform",
@@ -118,7 +120,7 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         """
         q, k, v = self._query_key_value(x)
         if weights is None:
-            weights = self._weights(q, k)
+            weights = self._weights(q, k, training)
         weights = self.attention_dropout(weights, training=training)  # [B, H, N, N]
         return self._project(self._values(weights, v), training)
 
@@ -154,10 +156,12 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         width = x.shape[1] * x.shape[3]
         return keras.ops.reshape(keras.ops.transpose(x, (0, 2, 1, 3)), (-1, length, width))
 
-    def _weights(self, q: Any, k: Any) -> Any:
+    def _weights(self, q: Any, k: Any, training: bool | None = None) -> Any:
         """Attention weights [B, H, N, N] from queries and keys [B, H, N, D/H]."""
         # Scaling the queries first keeps float16 products inside its range.
         logits = keras.ops.matmul(q * self.scale, keras.ops.transpose(k, (0, 1, 3, 2)))
+        if use_training_kernels(training):
+            return softmax_kernel(logits)
         weights = keras.ops.softmax(keras.ops.cast(logits, "float32"), axis=-1)
         return keras.ops.cast(weights, q.dtype)
 
@@ -168,7 +172,7 @@ class MultiHeadSelfAttention(keras.layers.Layer):
     def _project(self, x: Any, training: bool | None) -> Any:
         """The heads side by side, [B, N, D], through the output projection."""
         if self.norm is not None:
-            x = self.norm(x)
+            x = self.norm(x, training=training)
         return self.projection_dropout(self.projection(x), training=training)
 
     def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:

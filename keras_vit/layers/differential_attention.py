@@ -68,9 +68,9 @@ class DifferentialAttention(MultiHeadSelfAttention):
             q, k = self.q_norm(q), self.k_norm(k)
         return q, k, self._split(v, self.num_heads)
 
-    def _weights(self, q: Any, k: Any) -> Any:
+    def _weights(self, q: Any, k: Any, training: bool | None = None) -> Any:
         """The difference of the two attentions, [B, H, N, N]; a row sums to 1 - lambda."""
-        weights = super()._weights(q, k)  # [B, 2H, N, N], the two maps of a head in turn
+        weights = super()._weights(q, k, training)  # [B, 2H, N, N], the two maps of a head in turn
         first, second = weights[:, 0::2], weights[:, 1::2]
         lambda_q1, lambda_k1, lambda_q2, lambda_k2 = self.lambdas
         strength = (

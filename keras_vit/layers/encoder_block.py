@@ -134,10 +134,12 @@ class EncoderBlock(keras.layers.Layer):
         return self._transform(x, training, weights)
 
     def _transform(self, x: Any, training: bool | None, weights: Any) -> Any:
-        branch = self.attention(self.norm1(x), training=training, weights=weights)
+        branch = self.attention(
+            self.norm1(x, training=training), training=training, weights=weights
+        )
         branch = self.scale1(branch)
         x = x + self.drop_path1(branch, training=training)
-        branch = self.scale2(self.mlp(self.norm2(x), training=training))
+        branch = self.scale2(self.mlp(self.norm2(x, training=training), training=training))
         return x + self.drop_path2(branch, training=training)
 
     def attention_weights(self, x: Any) -> Any:
@@ -244,9 +246,10 @@ class PostNormBlock(EncoderBlock):
                 norm.gamma_initializer = keras.initializers.Constant(self._arguments["init_values"])
 
     def _transform(self, x: Any, training: bool | None, weights: Any) -> Any:
-        branch = self.norm1(self.attention(x, training=training, weights=weights))
+        branch = self.attention(x, training=training, weights=weights)
+        branch = self.norm1(branch, training=training)
         x = x + self.drop_path1(branch, training=training)
-        branch = self.norm2(self.mlp(x, training=training))
+        branch = self.norm2(self.mlp(x, training=training), training=training)
         return x + self.drop_path2(branch, training=training)
 
     def attention_weights(self, x: Any) -> Any:
@@ -280,7 +283,7 @@ class ParallelBlock(EncoderBlock):
         self.drop_path1 = self._drop_path("drop_path1")
 
     def _transform(self, x: Any, training: bool | None, weights: Any) -> Any:
-        y = self.norm1(x)
+        y = self.norm1(x, training=training)
         branch = self.attention(y, training=training, weights=weights)
         branch = branch + self.mlp(y, training=training)
         return x + self.drop_path1(self.scale1(branch), training=training)
@@ -313,13 +316,17 @@ class TwinBlock(EncoderBlock):
 
     def _transform(self, x: Any, training: bool | None, weights: Any) -> Any:
         own = (None, None) if weights is None else keras.ops.split(weights, 2, axis=1)
-        first = self.scale1(self.attention(self.norm1(x), training=training, weights=own[0]))
-        second = self.scale3(self.attention2(self.norm3(x), training=training, weights=own[1]))
+        first = self.scale1(
+            self.attention(self.norm1(x, training=training), training=training, weights=own[0])
+        )
+        second = self.scale3(
+            self.attention2(self.norm3(x, training=training), training=training, weights=own[1])
+        )
         x = x + (
             self.drop_path1(first, training=training) + self.drop_path3(second, training=training)
         )
-        first = self.scale2(self.mlp(self.norm2(x), training=training))
-        second = self.scale4(self.mlp2(self.norm4(x), training=training))
+        first = self.scale2(self.mlp(self.norm2(x, training=training), training=training))
+        second = self.scale4(self.mlp2(self.norm4(x, training=training), training=training))
         return x + (
             self.drop_path2(first, training=training) + self.drop_path4(second, training=training)
         )

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 
 from keras_vit.layers.normalization import make_norm
+from keras_vit.layers.token_dense import TokenDense
+from keras_vit.layers.training_kernels import activation_kernel, use_training_kernels
 
 ACTIVATIONS = {
     "gelu": lambda x: keras.ops.gelu(x, approximate=False),
@@ -91,8 +93,8 @@ class MLP(keras.layers.Layer):
         if self.norm is not None:
             self.norm.build((*leading, self.mlp_dim))
 
-    def _dense(self, units: int, name: str, use_bias: bool) -> keras.layers.Dense:
-        return keras.layers.Dense(
+    def _dense(self, units: int, name: str, use_bias: bool) -> TokenDense:
+        return TokenDense(
             units,
             use_bias=use_bias,
             kernel_initializer="glorot_uniform",
@@ -104,7 +106,9 @@ class MLP(keras.layers.Layer):
     def call(self, x: Any, training: bool | None = None) -> Any:
         """Tokens [B, N, D] -> [B, N, D]."""
         x = self.fc1(x)  # [B, N, mlp_dim], or [B, N, 2 mlp_dim] when gated
-        activation = ACTIVATIONS[self.activation]
+        name = self.activation
+        fast = use_training_kernels(training)
+        activation = activation_kernel(name) if fast else ACTIVATIONS[name]
         if self.gated:
             gate, value = keras.ops.split(x, 2, axis=-1)
             x = activation(gate) * value  # [B, N, mlp_dim]
@@ -112,7 +116,7 @@ class MLP(keras.layers.Layer):
             x = activation(x)
         x = self.dropout1(x, training=training)
         if self.norm is not None:
-            x = self.norm(x)
+            x = self.norm(x, training=training)
         return self.dropout2(self.fc2(x), training=training)
 
     def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -5,11 +5,56 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import tensorflow as tf
 
-NORMS = {
-    "layer_norm": keras.layers.LayerNormalization,
-    "rms_norm": keras.layers.RMSNormalization,
-}
+from keras_vit.layers.training_kernels import norm_kernel, use_training_kernels
+
+
+@keras.saving.register_keras_serializable("keras_vit")
+class LayerNorm(keras.layers.LayerNormalization):
+    """Keras' layer norm over the last axis, faster in training on a processor.
+
+    Args:
+        epsilon: added to the variance. Default 1e-6.
+        **kwargs: `name`, `dtype` and the like, for `keras.layers.Layer`.
+
+    Example:
+        >>> LayerNorm()(keras.ops.zeros([1, 10, 8])).shape
+        TensorShape([1, 10, 8])
+    """
+
+    def __init__(self, epsilon: float = 1e-6, **kwargs: Any) -> None:
+        super().__init__(epsilon=epsilon, **kwargs)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Tokens [..., D] -> [..., D]."""
+        if use_training_kernels(training):
+            gamma, beta = map(tf.convert_to_tensor, (self.gamma, self.beta))
+            return norm_kernel(inputs, gamma, beta, self.epsilon)
+        return super().call(inputs)
+
+
+@keras.saving.register_keras_serializable("keras_vit")
+class RMSNorm(keras.layers.RMSNormalization):
+    """Keras' RMS norm over the last axis, faster in training on a processor.
+
+    Args:
+        epsilon: added to the mean square. Default 1e-6.
+        **kwargs: `name`, `dtype` and the like, for `keras.layers.Layer`.
+
+    Example:
+        >>> RMSNorm()(keras.ops.zeros([1, 10, 8])).shape
+        TensorShape([1, 10, 8])
+    """
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Tokens [..., D] -> [..., D]."""
+        if use_training_kernels(training):
+            return norm_kernel(inputs, tf.convert_to_tensor(self.scale), None, self.epsilon)
+        return super().call(inputs)
+
+
+NORMS = {"layer_norm": LayerNorm, "rms_norm": RMSNorm}
 
 
 def make_norm(norm: str, epsilon: float, dtype: Any, name: str) -> keras.layers.Layer:

@@ -20,7 +20,13 @@ import tensorflow as tf
 from keras_vit import VisionTransformer
 from keras_vit.explain.rollout import transition
 from keras_vit.explain.steps import head_shares
-from keras_vit.layers import EncoderBlock, MultiHeadSelfAttention, PostNormBlock, TokenPooling
+from keras_vit.layers import (
+    EncoderBlock,
+    LayerNorm,
+    MultiHeadSelfAttention,
+    PostNormBlock,
+    TokenPooling,
+)
 from serving.fused.block import FusedBlock, block_norms
 from serving.fused.layers import KERNEL_EPSILON, Function
 from serving.fused.token_merging import TokenMerging, merging_block, spread, unmerged
@@ -151,6 +157,6 @@ def _stream_scale(blocks: Sequence[Any]) -> float:
     epsilons = {norm.epsilon for norm in norms}
     if len(epsilons) != 1 or any(isinstance(block, PostNormBlock) for block in blocks):
         return 1.0
-    if any(type(norm) is not keras.layers.LayerNormalization for norm in norms):
+    if any(type(norm) is not LayerNorm for norm in norms):
         return 1.0
     return math.sqrt(KERNEL_EPSILON / epsilons.pop())

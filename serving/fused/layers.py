@@ -229,7 +229,7 @@ def fused_norm(layer: Any) -> Function:
     """
     gamma, beta = (tf.cast(w, tf.float32).numpy() for w in (layer.gamma, layer.beta))
 
-    def norm(x: tf.Tensor) -> tf.Tensor:
+    def norm(x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         dtype = x.dtype
         x = tf.cast(x, tf.float32)
         mean = tf.reduce_mean(x, 1, keepdims=True)

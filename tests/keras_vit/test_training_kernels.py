@@ -1,0 +1,118 @@
+"""What training computes in one pass equals what Keras computes in many."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_vit.layers import BLOCKS, LayerNorm, RMSNorm
+from keras_vit.layers.mlp import ACTIVATIONS
+from keras_vit.layers.training_kernels import (
+    activation_kernel,
+    norm_kernel,
+    softmax_kernel,
+    use_training_kernels,
+)
+
+
+def random(*shape, dtype="float32"):
+    return tf.cast(np.random.default_rng(len(shape)).normal(size=shape), dtype)
+
+
+def value_and_gradients(function, *inputs):
+    """What comes out, and the gradients of a sum with uneven weights."""
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        y = function(*inputs)
+        total = tf.reduce_sum(tf.cast(y, tf.float32) * random(*y.shape))
+    return [y, *tape.gradient(total, inputs)]
+
+
+def assert_same(found, expected, tolerance):
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == b.dtype
+        a, b = tf.cast(a, tf.float32).numpy(), tf.cast(b, tf.float32).numpy()
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1.0, np.abs(b).max()))
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def precision(request):
+    return request.param, {"float32": 2e-6, "bfloat16": 2e-2}[request.param]
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations(name, precision):
+    dtype, tolerance = precision
+    x = tf.concat([random(2, 5, 8), tf.constant([-12.0, 0.0, 12.0, 1e-3] * 2, shape=[1, 1, 8])
+                   * tf.ones([2, 1, 1])], axis=1)  # fmt: skip
+    x = tf.cast(x, dtype)
+    found = value_and_gradients(activation_kernel(name), x)
+    exact = value_and_gradients(ACTIVATIONS[name], tf.cast(x, tf.float32))
+    assert_same(found, [tf.cast(t, dtype) for t in exact], tolerance)
+
+
+@pytest.mark.parametrize("norm", [LayerNorm, RMSNorm])
+@pytest.mark.parametrize("epsilon", [1e-6, 1e-2])
+def test_norms(norm, epsilon, precision):
+    dtype, tolerance = precision
+    layer = norm(epsilon=epsilon)
+    x = random(2, 3, 8, dtype=dtype) * 3 + 1
+    layer.build(x.shape)
+    weights = [tf.constant(random(8 + i)[:8]) for i in range(len(layer.weights))]
+
+    def plain(x, *values):
+        with keras.StatelessScope(list(zip(layer.weights, values, strict=True))):
+            return layer(tf.cast(x, tf.float32), training=False)
+
+    def kernel(x, gamma, beta=None):
+        return norm_kernel(x, gamma, beta, layer.epsilon)
+
+    exact = value_and_gradients(plain, tf.cast(x, tf.float32), *weights)
+    exact[:2] = [tf.cast(t, dtype) for t in exact[:2]]
+    assert_same(value_and_gradients(kernel, x, *weights), exact, tolerance)
+
+
+def test_softmax(precision):
+    dtype, tolerance = precision
+    logits = random(2, 3, 5, 5, dtype=dtype) * 4
+    exact = value_and_gradients(tf.nn.softmax, tf.cast(logits, tf.float32))
+    found = value_and_gradients(softmax_kernel, logits)
+    assert_same(found, [tf.cast(t, dtype) for t in exact], tolerance)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_blocks_train_as_they_predict(name, norm, remat):
+    block = BLOCKS[name](2, 16, norm=norm, qk_norm=True, scale_attn_norm=True, name="block")
+    x = random(2, 5, 8)
+    block.build(x.shape)
+    for index, variable in enumerate(block.trainable_variables):
+        variable.assign_add(0.1 * np.random.default_rng(index).normal(size=variable.shape))
+    block.remat = remat
+
+    @tf.function
+    def gradients(training):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = block(x, training=training)
+            total = tf.reduce_sum(y * random(*y.shape))
+        return [y, *tape.gradient(total, [x, *(v.value for v in block.trainable_variables)])]
+
+    assert use_training_kernels(True) == (not tf.config.list_logical_devices("GPU"))
+    assert_same(gradients(True), gradients(False), 1e-5)
+
+
+def test_a_batch_of_any_size_and_any_number_of_tokens():
+    block = BLOCKS["pre_norm"](2, 16)
+    block.build((None, None, 8))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 8])])
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.reduce_sum(block(x, training=True) ** 2)
+        return tape.gradient(y, x)
+
+    for shape in ((1, 3, 8), (4, 7, 8)):
+        assert gradient(random(*shape)).shape == shape
