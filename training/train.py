@@ -191,8 +191,9 @@ class _Run:
             report(f"All {self.epochs} epochs are done already.")
         else:
             if self.state.epoch or self.state.epoch_step:
-                within = f", step {self.state.epoch_step}" if self.state.epoch_step else ""
-                report(f"Going on after epoch {self.state.epoch}{within} of {self.epochs}.")
+                step = self.state.epoch_step
+                within = f" and step {step} of the next" if step else ""
+                report(f"Going on after epoch {self.state.epoch} of {self.epochs}{within}.")
             with self.source.damage.explained():
                 self._fit(report)
         if self.chief:
