@@ -12,6 +12,10 @@ BENCHES = {
         "keras_vit_cli.bench_token_merging",
         "what `export --token-merging` gains in speed and costs in accuracy",
     ),
+    "precision": (
+        "keras_vit_cli.bench_precision",
+        "what bfloat16 and int8 weights gain in size and speed and cost in accuracy",
+    ),
     "input": ("keras_vit_cli.bench_input", "time reading and augmenting images, also against timm"),
     "growth": ("keras_vit_cli.bench_growth", "how time grows with image size, batch and depth"),
     "start": ("keras_vit_cli.bench_start", "time imports, building, loading, export and server"),

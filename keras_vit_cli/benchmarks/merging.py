@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,8 +91,27 @@ def _times(
         (given,) = signatures["images"].inputs.values()
         output = signatures["images"].outputs["scores"].name
         calls.append(session.make_callable(output, [given.name]))
-    shape = (batch_size, *model.preprocessing.output_shape)
-    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return median_seconds(calls, batch_size, model.preprocessing.output_shape, rounds)
+
+
+def median_seconds(
+    calls: Sequence[Callable[[np.ndarray], Any]],
+    batch_size: int,
+    shape: tuple[int, ...],
+    rounds: int,
+) -> list[float]:
+    """Let functions take turns.
+
+    Args:
+        calls: each takes uint8 pixels [batch_size, *shape].
+        batch_size: images of a step.
+        shape: of an image.
+        rounds: steps of each that are timed.
+
+    Returns:
+        Seconds of the median step of each.
+    """
+    pixels = np.random.default_rng(0).integers(0, 256, (batch_size, *shape), np.uint8)
     seconds: list[list[float]] = [[] for _ in calls]
     for number in range(rounds + 2):  # the first two fill caches
         for call, taken in zip(calls, seconds, strict=True):

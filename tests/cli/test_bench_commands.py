@@ -3,12 +3,15 @@
 import json
 import sys
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
+import keras_vit
 from keras_vit_cli import main
 from keras_vit_cli.benchmarks import contenders, growth, runner, tables
+from keras_vit_cli.benchmarks.precision import PRECISIONS, int8_and_factors
 from keras_vit_cli.benchmarks.runner import Result, Task, known, race
 
 
@@ -40,6 +43,38 @@ def test_the_train_step(tmp_path):
     (ours,) = json.loads(file.read_text())["results"]
     assert ours["median_ms"] > 0
     assert ours["steps"] >= 1
+
+
+def test_what_fewer_bits_cost(tmp_path, capsys):
+    keras.utils.set_random_seed(0)
+    model = keras_vit.VisionTransformer(
+        32, 8, hidden_dim=64, depth=2, num_heads=2, mlp_dim=128, num_classes=10
+    )
+    model.save(tmp_path / "model.keras")
+    file = tmp_path / "precision.json"
+    command = f"bench precision {tmp_path}/model.keras --data digits --rounds 1 --batch-size 120"
+    main([*command.split(), "--json", str(file)])
+    full, half, quarter = json.loads(file.read_text())["results"]
+    assert [full["precision"], half["precision"], quarter["precision"]] == list(PRECISIONS)
+    assert full["agreement"] == 1
+    assert half["agreement"] > 0.9
+    assert quarter["agreement"] > 0.9
+    assert half["megabytes"] == pytest.approx(full["megabytes"] / 2, rel=0.1)
+    assert quarter["megabytes"] < half["megabytes"]
+    assert 0 <= full["top1"] <= 1
+    assert full["images"] == 360
+    assert "same as float32" in capsys.readouterr().out
+
+
+def test_kernels_as_int8_are_rounded_by_output():
+    random = np.random.default_rng(0)
+    kernel = random.normal(size=(6, 4)).astype("float32") * [1, 10, 100, 1000]
+    for axis, given in ((0, kernel), (1, kernel.T)):
+        rounded, factors = int8_and_factors(given, axis)
+        assert rounded.dtype == np.int8
+        step = np.abs(kernel).max(0) / 127
+        error = np.abs(rounded * factors - given)
+        assert (error <= 0.501 * (step if axis == 0 else step[:, None])).all()
 
 
 def test_how_time_grows(tmp_path, capsys, monkeypatch):
