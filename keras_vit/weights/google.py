@@ -54,13 +54,7 @@ def read_google(
     names = {key.removeprefix(prefix) for key in arrays if key.startswith(prefix)}
 
     def shape(name: str, rank: int) -> tuple[int, ...]:
-        found = arrays.shape(prefix + name)
-        if len(found) != rank or 0 in found:
-            raise ValueError(
-                f"{prefix}{name} of {arrays.path} has the shape {list(found)}, expected are {rank} "
-                f"axes that are not empty: this is no file of vision_transformer or big_vision."
-            )
-        return found
+        return arrays.shape(prefix + name, rank)
 
     layout = _layout(names, shape, arrays)
     block = layout["block"].format(i=0)
@@ -208,7 +202,7 @@ def _layout(names: set[str], shape: Any, arrays: Arrays) -> dict[str, Any]:
         **parts,
         "block": block,
         "scanned": scanned,
-        "depth": shape(query, 4)[0] if scanned else max(blocks) + 1,
+        "depth": shape(query, 4)[0] if scanned else len(blocks),
         "map": maps[0] if maps else None,
         "positions": next((key for key in _POSITION_KEYS if key in names), None),
         "old": parts is _OLD,
@@ -255,14 +249,13 @@ def _positions(
 
 def _stem_config(names: set[str], shape: Any) -> dict[str, Any]:
     """The ResNet of a hybrid."""
-    depths: dict[int, int] = {}
+    units: dict[int, set[int]] = {}
     for name in names:
         if match := re.match(r"block(\d+)/unit(\d+)/conv1/", name):
-            stage, unit = int(match[1]), int(match[2])
-            depths[stage] = max(depths.get(stage, 0), unit)
+            units.setdefault(int(match[1]), set()).add(int(match[2]))
     return {
         "type": "resnetv2",
-        "depths": tuple(depths[stage] for stage in sorted(depths)),
+        "depths": tuple(len(units[stage]) for stage in sorted(units)),
         "width": shape("conv_root/kernel", 4)[-1],
     }
 

@@ -98,7 +98,7 @@ def read_timm(
         )
     variant = get_variant(name)
     transform = config.get("pretrained_cfg") or config  # the first configs had it all in one
-    model_args = {k: v for k, v in (config.get("model_args") or {}).items() if v is not None}
+    model_args = config.get("model_args") or {}
     check_fields(arrays.path, model_args, _FIELDS)
     check_fields(
         arrays.path, transform, {"crop_pct": "number", "mean": "numbers", "std": "numbers"}
@@ -192,7 +192,7 @@ def _read_off(arrays: Arrays, arguments: dict[str, Any]) -> dict[str, Any]:
     """Depth, classes and channels as the arrays have them, whatever the config says."""
     blocks = {int(match[1]) for key in arrays if (match := re.match(r"blocks\.(\d+)\.", key))}
     found: dict[str, Any] = {"depth": len(blocks)} if blocks else {}
-    found["num_classes"] = arrays.shape("head.weight")[0] if "head.weight" in arrays else 0
+    found["num_classes"] = arrays.shape("head.weight", 2)[0] if "head.weight" in arrays else 0
     return found
 
 
@@ -204,11 +204,11 @@ def _sizes(
     stride = stem.stride if stem else 1
     patch = size_pair(arguments["patch_size"], "patch_size")
     if "patch_embed.proj.weight" in arrays:  # FlexiViT and others at another patch size
-        patch = tuple(arrays.shape("patch_embed.proj.weight")[2:])  # type: ignore[assignment]
+        patch = arrays.shape("patch_embed.proj.weight", 4)[2:]  # type: ignore[assignment]
     grid = tuple(-(-side // stride) // p for side, p in zip(image_size, patch, strict=True))
     if "pos_embed" in arrays:
         prefix = 0 if arguments.get("no_embed_class") else _num_prefix_tokens(arguments)
-        length = arrays.shape("pos_embed")[1] - prefix
+        length = arrays.shape("pos_embed", 3)[1] - prefix
         if grid[0] * grid[1] != length:
             side = round(max(length, 0) ** 0.5)
             if side * side != length or not side:

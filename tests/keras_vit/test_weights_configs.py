@@ -101,6 +101,13 @@ def test_hostile_fields_of_timm(saved, tmp_path, field, value):
         keras_vit.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("name", ["head.weight", "pos_embed", "patch_embed.proj.weight"])
+def test_arrays_of_timm_with_other_axes(saved, tmp_path, name):
+    folder = changed(saved("timm"), tmp_path, arrays={name: np.zeros([3], "float32")})
+    with pytest.raises(ValueError, match=f"{name}' of .* has the shape"):
+        keras_vit.from_pretrained(folder)
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a": 1, "a": 2}', "", "[]", "9" * 10_000])
 def test_json_that_is_none(saved, tmp_path, text):
     folder = changed(saved("timm"), tmp_path)
