@@ -70,7 +70,7 @@ def check_fields(path: Path, config: Mapping[str, Any], fields: Mapping[str, str
             )
 
 
-def check_plausible(arrays: Arrays, arguments: Mapping[str, Any]) -> None:
+def check_plausible(arrays: Arrays, arguments: dict[str, Any]) -> None:
     """Refuse a description of a model that is far larger than what the file holds.
 
     Without it a file of some bytes could ask for all the memory of a machine.
@@ -82,7 +82,7 @@ def check_plausible(arrays: Arrays, arguments: Mapping[str, Any]) -> None:
     Raises:
         ValueError: if the model would be that large.
     """
-    a = VisionTransformer.default_arguments() | dict(arguments)
+    a = VisionTransformer.default_arguments() | arguments
     if a["depth"] > max(_DEEPEST, len(arrays)):
         raise ValueError(
             f"{arrays.path} holds {len(arrays)} arrays, but describes {a['depth']} blocks: its "

@@ -144,7 +144,7 @@ def load_variables(
         key
         for key in shapes
         if key not in used
-        and math.prod(shapes[key])  # of nothing, such as no registers, nothing is lost
+        and 0 not in shapes[key]  # of nothing, such as no registers, nothing is lost
         and not any(fnmatch.fnmatchcase(key, p) for p in (*source.ignored, *allow_unused))
     ]
     problems += [f"+ {key} {_shape(shapes[key])}: unused by the model" for key in unused]
