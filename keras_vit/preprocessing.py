@@ -24,8 +24,10 @@ _KERNELS = {
     "bilinear": "triangle",
     "bicubic": "keyscubic",
     "lanczos3": "lanczos3",
+    "box": "box",
+    "nearest": "box",  # that never widens
 }
-_RESIZE_MODES = ("crop", "squash")
+_RESIZE_MODES = ("crop", "squash", "pad")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +43,12 @@ class Preprocessing:
             `image_size / crop_fraction`, then the centre is cut out (as timm and torchvision do).
             "squash" resizes each side to `image_size / crop_fraction` by itself before that cut;
             with a `crop_fraction` of 1 that is the original ViT evaluation.
-            Default "crop".
+            "pad" keeps the aspect ratio and resizes until the image fits into
+            `image_size / crop_fraction`; what is then left of `image_size` gets the colour `mean`
+            (timm calls it "border"). Default "crop".
         crop_fraction: share of the resized image that the centre crop keeps, in (0, 1].
             Default 0.9.
-        interpolation: "bilinear", "bicubic" or "lanczos3". Default "bicubic".
+        interpolation: "bilinear", "bicubic", "lanczos3", "box" or "nearest". Default "bicubic".
         antialias: whether the kernel widens when shrinking, as PIL does. Default True.
         mean: per-channel mean in units of [0, 1]. Default (0.5, 0.5, 0.5).
         std: per-channel standard deviation in units of [0, 1], positive. Default
@@ -217,18 +221,23 @@ class Preprocessing:
         height, width, _ = self.output_shape
         shape = tf.shape(pixels)
         resized_size, offset = self._resize_plan(shape[1], shape[2])
+        # PIL takes the later of two pixels that are equally near; the box would mix them.
+        tie = 1e-4 if _KERNELS[self.interpolation] == "box" else 0.0
 
         def resized() -> tf.Tensor:
             pixels_of_target = tf.raw_ops.ScaleAndTranslate(
                 images=pixels,  # it takes bytes as they are: no copy of four times the size
                 size=[height, width],
                 scale=tf.cast(resized_size, tf.float32) / tf.cast(shape[1:3], tf.float32),
-                translation=-tf.cast(offset, tf.float32),
+                translation=-tf.cast(offset, tf.float32) - tie,
                 kernel_type=_KERNELS[self.interpolation],
-                antialias=self.antialias,
+                antialias=self.antialias and self.interpolation != "nearest",
             )  # [N, H, W, 3]: resize and crop in one pass, only what is kept is computed
             # Cubic and Lanczos kernels overshoot; PIL clips at the same place.
-            return tf.clip_by_value(pixels_of_target, 0.0, 255.0)
+            clipped = tf.clip_by_value(pixels_of_target, 0.0, 255.0)
+            return (
+                self._pad(clipped, resized_size, offset) if self.resize_mode == "pad" else clipped
+            )
 
         # Pixels that have the wanted size already stay as they are, as in PIL.
         target = tf.constant([height, width])
@@ -253,19 +262,42 @@ class Preprocessing:
     def _resize_plan(self, height: tf.Tensor, width: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Size of the resized image and the top-left corner of the crop, int32 [2] each."""
         target = self.output_shape[:2]
-        cover = tf.constant([math.floor(side / self.crop_fraction) for side in target])
+        cover = [math.floor(side / self.crop_fraction) for side in target]
         if self.resize_mode == "squash":
-            resized = cover
+            resized = tf.constant(cover)
         else:
-            sides = tf.stack([height, width])
-            # The side that needs the larger factor is met exactly, the other is rounded down:
-            # integer arithmetic, so the plan equals torchvision's for every size.
-            by_height = tf.stack([cover[0], cover[0] * width // tf.maximum(height, 1)])
-            by_width = tf.stack([cover[1] * height // tf.maximum(width, 1), cover[1]])
-            height_binds = cover[0] * sides[1] >= cover[1] * sides[0]
+            # In integers, so the plan equals PIL's pipelines for every size: torchvision rounds
+            # the side that is not met exactly down; timm, whose own resize takes over where the
+            # target is no square or padded, rounds it to the nearest.
+            pad = self.resize_mode == "pad"
+            nearest = pad or cover[0] != cover[1]
+
+            def scaled(side: tf.Tensor, to: int, of: tf.Tensor) -> tf.Tensor:
+                product, of = to * side, tf.maximum(of, 1)
+                down = product // of
+                up = 2 * (product - down * of) + down % 2 > of  # halves to the even number
+                return down + tf.cast(up, tf.int32) if nearest else down
+
+            by_height = tf.stack([cover[0], scaled(width, cover[0], height)])
+            by_width = tf.stack([scaled(height, cover[1], width), cover[1]])
+            wide, tall = cover[0] * width, cover[1] * height
+            height_binds = wide <= tall if pad else wide >= tall
             resized = tf.maximum(tf.where(height_binds, by_height, by_width), 1)
-        offset = tf.cast(tf.round(tf.cast(resized - tf.constant(target), tf.float32) / 2), tf.int32)
-        return resized, offset
+        surplus = resized - tf.constant(target)
+        # What is cut off is rounded to the even number, what is padded down.
+        cut = tf.cast(tf.round(tf.cast(surplus, tf.float32) / 2), tf.int32)
+        return resized, tf.where(surplus >= 0, cut, -(-surplus // 2))
+
+    def _pad(self, pixels: tf.Tensor, resized: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+        """Pixels [N, H, W, 3] with the colour `mean` where the resized image does not reach."""
+        height, width, _ = self.output_shape
+        rows = tf.range(height) + offset[0]  # in the resized image
+        columns = tf.range(width) + offset[1]
+        inside = ((rows >= 0) & (rows < resized[0]))[:, None] & (
+            (columns >= 0) & (columns < resized[1])
+        )  # [H, W]
+        fill = tf.constant([float(round(255 * mean)) for mean in self.mean])
+        return tf.where(inside[..., None], pixels, fill)
 
 
 def size_pair(size: int | tuple[int, int] | list[int], name: str) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import fnmatch
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from keras_vit.costs import costs
 from keras_vit.preprocessing import size_pair
 from keras_vit.variant_table import OLD_NAMES, PAPER_NAMES, ROWS, Variant
+from keras_vit.variant_tags import TAG_TRANSFORMS
 from keras_vit.vision_transformer import VisionTransformer, make_stem
 
 VARIANTS = {row.name: row for row in ROWS}
@@ -53,7 +55,7 @@ def get_variant(name: str) -> Variant:
             "ViT-B/16" or "B/16".
 
     Returns:
-        The `Variant`.
+        The `Variant`; with the evaluation transform of the tag's weights, if one is given.
 
     Raises:
         ValueError: if there is none; the message offers the nearest names.
@@ -67,11 +69,14 @@ def get_variant(name: str) -> Variant:
         return VARIANTS[PAPER_NAMES[given]]
     if f"ViT-{given}" in PAPER_NAMES:
         return VARIANTS[PAPER_NAMES[f"ViT-{given}"]]
-    key = given.lower().split(".")[0]
+    key, _, tag = given.lower().partition(".")
     papers = {paper.lower(): row for paper, row in reversed(PAPER_NAMES.items())}
     row = OLD_NAMES.get(key) or papers.get(key) or papers.get(f"vit-{key}") or key
+    row, _, old_tag = row.partition(".")
     if row in VARIANTS:
-        return VARIANTS[row]
+        variant = VARIANTS[row]
+        fields = TAG_TRANSFORMS.get(f"{row}.{tag or old_tag}", {})
+        return dataclasses.replace(variant, preprocessing=variant.preprocessing.replace(**fields))
     near = difflib.get_close_matches(key, [*VARIANTS, *OLD_NAMES, *papers], n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise ValueError(f"No model is called {name!r}: {hint}`list_models()` gives all names.")

@@ -393,7 +393,7 @@ class VisionTransformer(keras.Model):
     @preprocessing.setter
     def preprocessing(self, value: Preprocessing | dict[str, Any] | None) -> None:
         if value is None:
-            value = Preprocessing(image_size=self._default_size)
+            value = Preprocessing(image_size=self.position_size)
         elif isinstance(value, dict):
             value = Preprocessing.from_config(value)
         if self.image_size is not None and value.image_size != self.image_size:
@@ -404,8 +404,8 @@ class VisionTransformer(keras.Model):
         self._preprocessing = value
 
     @property
-    def _default_size(self) -> tuple[int, int]:
-        """Height and width of the images that the positions were made for."""
+    def position_size(self) -> tuple[int, int]:
+        """Height and width of the images that the positions are for."""
         rows, columns = self.grid
         height, width = self.pixels_per_patch
         return self.image_size or (rows * height, columns * width)

@@ -21,7 +21,7 @@ _HUB_ADDRESS = re.compile(
     r"(?:/+(?P<file>[^?#]*?))?/*",
     re.ASCII,
 )
-_CONFIGS = ("config.json", "preprocessor_config.json")
+_CONFIGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 _HUB = "https://huggingface.co"
 _HUB_TIMEOUT = 30.0  # seconds without an answer
 

@@ -42,9 +42,15 @@ class Arrays(Mapping[str, np.ndarray]):
         self.metadata: dict[str, str] = {}
         self._closed = False
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of an array, without reading it."""
-        return self.infos[name].shape
+    def shape(self, name: str, rank: int | None = None) -> tuple[int, ...]:
+        """The shape of an array, without reading it; an error if it has not `rank` full axes."""
+        shape = self.infos[name].shape
+        if rank is not None and (len(shape) != rank or 0 in shape):
+            raise ValueError(
+                f"{name!r:.100} of {self.path} has the shape {list(shape)}, expected are {rank} "
+                f"axes that are not empty: this is not the array of a Vision Transformer."
+            )
+        return shape
 
     def close(self) -> None:
         """Release the file."""

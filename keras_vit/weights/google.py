@@ -29,10 +29,10 @@ _POSITION_KEYS = (
 
 def google_prefix(arrays: Arrays) -> str | None:
     """What stands before every name of the image model; None if this is no file of Google's."""
-    for prefix in _PREFIXES:
-        if f"{prefix}embedding/kernel" in arrays:
-            return prefix
-    return None
+    suffix = "embedding/kernel"
+    found = [key.removesuffix(suffix) for key in arrays if re.fullmatch(f"(.+/)?{suffix}", key)]
+    # An optimizer may keep averages under the same names: the known places come first.
+    return min(found, key=lambda p: (p not in _PREFIXES, len(p)), default=None)
 
 
 def read_google(
@@ -53,41 +53,45 @@ def read_google(
     prefix = google_prefix(arrays) or ""
     names = {key.removeprefix(prefix) for key in arrays if key.startswith(prefix)}
 
-    def shape(name: str) -> tuple[int, ...]:
-        return arrays.shape(prefix + name)
+    def shape(name: str, rank: int) -> tuple[int, ...]:
+        return arrays.shape(prefix + name, rank)
 
     layout = _layout(names, shape, arrays)
     block = layout["block"].format(i=0)
-    *patch_size, _, hidden_dim = shape("embedding/kernel")
-    query = shape(f"{block}/{layout['mha']}/query/kernel")
+    *patch_size, _, hidden_dim = shape("embedding/kernel", 4)
+    stacked = int(layout["scanned"])
+    query = shape(f"{block}/{layout['mha']}/query/kernel", 3 + stacked)
     first = f"{block}/{layout['mlp']}/Dense_0/kernel"
+    if first not in names:
+        raise ValueError(f"{arrays.path} has no {prefix}{first}: a part of the file is missing.")
     pooling = "map" if layout["map"] is not None else "token" if "cls" in names else "avg"
     arguments: dict[str, Any] = {
         "patch_size": tuple(patch_size),
         "hidden_dim": hidden_dim,
         "depth": layout["depth"],
         "num_heads": query[-2],
-        "mlp_dim": shape(first)[-1],
-        "num_classes": shape("head/kernel")[-1] if "head/kernel" in names else 0,
+        "mlp_dim": shape(first, 2 + stacked)[-1],
+        "num_classes": shape("head/kernel", 2)[-1] if "head/kernel" in names else 0,
         "class_token": "cls" in names,
         "pooling": pooling,
         "activation": "gelu_tanh",  # `nn.gelu` of flax
         "position_resampling": "bilinear_corners",
     }
     if "pre_logits/kernel" in names:
-        arguments["representation_size"] = shape("pre_logits/kernel")[-1]
+        arguments["representation_size"] = shape("pre_logits/kernel", 2)[-1]
     if "conv_root/kernel" in names:
         arguments["stem"] = _stem_config(names, shape)
-        arguments["num_channels"] = shape("conv_root/kernel")[2]
+        arguments["num_channels"] = shape("conv_root/kernel", 4)[2]
     else:
-        arguments["num_channels"] = shape("embedding/kernel")[2]
-    arguments |= _positions(arrays, prefix, layout, arguments, image_size)
+        arguments["num_channels"] = shape("embedding/kernel", 4)[2]
+    positions = layout["positions"]
+    length = None if positions is None else shape(positions, 3)[1]
+    arguments |= _positions(arrays, length, arguments, image_size)
     source = Source(
         arrays,
         entries=lambda model: google_entries(model.get_config(), layout, prefix),
         arguments=arguments,
-        # the text tower and what an optimizer kept beside the weights
-        ignored=("params/txt/*", "params/t", "params/b", "opt/state/*", "opt/count", "step"),
+        ignored=_beside(prefix),
         resampling="bilinear_corners",
         patch_resampling="bilinear",
         name="Google's npz",
@@ -100,6 +104,14 @@ def read_google(
     else:
         preprocessing = preprocessing.replace(crop_fraction=0.875)
     return source, preprocessing, imagenet_labels(arguments["num_classes"])
+
+
+def _beside(prefix: str) -> tuple[str, ...]:
+    """Patterns of what a training keeps beside the image model."""
+    parent = prefix.removesuffix("img/")
+    tower = (f"{parent}txt/*", f"{parent}t", f"{parent}b") if prefix.endswith("img/") else ()
+    optimizer = ("opt/state/*", "opt/count") if prefix.startswith("opt/") else ("opt/*",)
+    return (*tower, *optimizer, "step", "chrono/*")
 
 
 def google_entries(a: dict[str, Any], layout: dict[str, Any], prefix: str = "") -> Iterator[Entry]:
@@ -190,7 +202,7 @@ def _layout(names: set[str], shape: Any, arrays: Arrays) -> dict[str, Any]:
         **parts,
         "block": block,
         "scanned": scanned,
-        "depth": shape(query)[0] if scanned else max(blocks) + 1,
+        "depth": shape(query, 4)[0] if scanned else len(blocks),
         "map": maps[0] if maps else None,
         "positions": next((key for key in _POSITION_KEYS if key in names), None),
         "old": parts is _OLD,
@@ -199,8 +211,7 @@ def _layout(names: set[str], shape: Any, arrays: Arrays) -> dict[str, Any]:
 
 def _positions(
     arrays: Arrays,
-    prefix: str,
-    layout: dict[str, Any],
+    length: int | None,
     arguments: dict[str, Any],
     image_size: tuple[int, int] | None,
 ) -> dict[str, Any]:
@@ -208,16 +219,15 @@ def _positions(
     stem = make_stem(arguments.get("stem"), None)
     stride = stem.stride if stem else 1
     cell = tuple(stride * patch for patch in arguments["patch_size"])
-    if layout["positions"] is None:
+    if length is None:
         size = image_size or (224, 224)
         grid = (size[0] // cell[0], size[1] // cell[1])
         return {"image_size": size, "position_grid": grid, "position_embedding": "sincos2d"}
-    length = arrays.shape(prefix + layout["positions"])[1]
     # big_vision adds positions before the class token joins: then there is none for it.
     candidates = [length - 1, length] if arguments["class_token"] else [length]
     for patches in candidates:
         side = round(patches**0.5)
-        if side * side == patches:
+        if side * side == patches > 0:
             return {
                 "image_size": (side * cell[0], side * cell[1]),
                 "position_grid": (side, side),
@@ -239,15 +249,14 @@ def _positions(
 
 def _stem_config(names: set[str], shape: Any) -> dict[str, Any]:
     """The ResNet of a hybrid."""
-    depths: dict[int, int] = {}
+    units: dict[int, set[int]] = {}
     for name in names:
         if match := re.match(r"block(\d+)/unit(\d+)/conv1/", name):
-            stage, unit = int(match[1]), int(match[2])
-            depths[stage] = max(depths.get(stage, 0), unit)
+            units.setdefault(int(match[1]), set()).add(int(match[2]))
     return {
         "type": "resnetv2",
-        "depths": tuple(depths[stage] for stage in sorted(depths)),
-        "width": shape("conv_root/kernel")[-1],
+        "depths": tuple(len(units[stage]) for stage in sorted(units)),
+        "width": shape("conv_root/kernel", 4)[-1],
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,8 @@ from keras_vit.preprocessing import Preprocessing, size_pair
 from keras_vit.saving import load_model
 from keras_vit.vision_transformer import VisionTransformer
 from keras_vit.weights.addresses import fetch, is_address
-from keras_vit.weights.arrays import Arrays, open_arrays
+from keras_vit.weights.arrays import Arrays, open_arrays, read_json
+from keras_vit.weights.config_fields import check_plausible
 from keras_vit.weights.google import google_prefix, read_google
 from keras_vit.weights.mapping import (
     HEADS,
@@ -26,6 +26,8 @@ from keras_vit.weights.mapping import (
 )
 from keras_vit.weights.timm import read_timm
 from keras_vit.weights.transformers import read_transformers
+
+_MAX_JSON = 50_000_000  # bytes; 21,843 class names are two million
 
 
 def from_pretrained(
@@ -100,7 +102,14 @@ def from_pretrained(
         name = model.name
         return _load(found, name, num_classes, image_size, patch_size, overrides, *rules)
     with open_arrays(path) as arrays:
-        found = recognise(arrays, path, architecture, asked)
+        try:
+            found = recognise(arrays, path, architecture, asked)
+            check_plausible(arrays, found[0].arguments)
+        except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+            raise ValueError(
+                f"{path} describes its model in a way that its library never writes "
+                f"({error!r:.200}): compare its config.json with one of the same kind."
+            ) from error
         name = architecture or path.stem
         return _load(found, name, num_classes, image_size, patch_size, overrides, *rules)
 
@@ -158,7 +167,7 @@ def recognise(
     if google_prefix(arrays) is not None:
         return read_google(arrays, image_size)
     if "model_type" in config:
-        return read_transformers(arrays, config, _json(path, "preprocessor_config.json"))
+        return read_transformers(arrays, config, _processor(path))
     if "patch_embed.proj.weight" in arrays or any(
         key.startswith(("patch_embed.", "blocks.0.")) for key in arrays
     ):
@@ -177,12 +186,22 @@ def _json(path: Path, name: str) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds a {type(content).__name__}, but an object is expected.")
-    return content
+        with file.open("rb") as stream:
+            text = stream.read(_MAX_JSON + 1)
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    if len(text) > _MAX_JSON:
+        raise ValueError(
+            f"{file} has more than {_MAX_JSON} bytes: it is no description of a model."
+        )
+    return read_json(file, text)
+
+
+def _processor(path: Path) -> dict[str, Any]:
+    """What transformers says about the evaluation transform, in the older or the newer file."""
+    found = _json(path, "preprocessor_config.json")
+    inner = found or _json(path, "processor_config.json").get("image_processor")
+    return inner if isinstance(inner, dict) else {}
 
 
 def _arguments(

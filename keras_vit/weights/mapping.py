@@ -135,7 +135,7 @@ def load_variables(
             problems.append(f"- {path} {_shape(variable.shape)}: {source.name} has no such array")
         elif missing:
             problems.append(f"- {', '.join(missing)}: missing, for {path} {_shape(variable.shape)}")
-        elif not _fits(found, [shapes[key] for key in keys], tuple(variable.shape)):
+        elif not _fits(source, found, [shapes[key] for key in keys], tuple(variable.shape)):
             given = ", ".join(f"{key} {_shape(shapes[key])}" for key in keys)
             problems.append(f"! {given} does not fit {path} {_shape(variable.shape)}")
         else:
@@ -144,6 +144,7 @@ def load_variables(
         key
         for key in shapes
         if key not in used
+        and 0 not in shapes[key]  # of nothing, such as no registers, nothing is lost
         and not any(fnmatch.fnmatchcase(key, p) for p in (*source.ignored, *allow_unused))
     ]
     problems += [f"+ {key} {_shape(shapes[key])}: unused by the model" for key in unused]
@@ -214,18 +215,24 @@ def _cut(shape: tuple[int, ...], piece: Piece) -> tuple[int, ...]:
     return (*shape[: piece.axis], length, *shape[piece.axis + 1 :])
 
 
-def _fits(found: Entry, shapes: list[tuple[int, ...]], target: tuple[int, ...]) -> bool:
+def _fits(
+    source: Source, found: Entry, shapes: list[tuple[int, ...]], target: tuple[int, ...]
+) -> bool:
     """Whether arrays of these shapes make a variable of the target's shape."""
     if not found.pieces:
         return True
-    cut = [_cut(shape, piece) for shape, piece in zip(shapes, found.pieces, strict=True)]
+    given = list(zip(found.pieces, shapes, strict=True))
+    if any(piece.stop is not None and piece.axis >= len(shape) for piece, shape in given):
+        return False
+    cut = [_cut(shape, piece) for piece, shape in given]
     if found.layout == "dense" and any(len(shape) != 2 for shape in cut):
         return False
     if found.layout == "conv" and any(len(shape) != 4 for shape in cut):
         return False
     moved = [_moved(shape, found.layout) for shape in cut]
     if found.path == POSITIONS:  # resampled when the grids differ
-        return moved[0][-1] == target[-1] and len(moved[0]) in (2, 3)
+        patches = math.prod(source.arguments["position_grid"])
+        return moved[0][-1] == target[-1] and math.prod(moved[0][:-1]) == patches
     if found.path == PATCH_KERNEL:
         return len(moved[0]) == 4 and moved[0][2:] == target[2:]
     count = len(moved) if found.join == "concatenate" else 1
@@ -281,7 +288,7 @@ def _read(
         if piece.stop is not None:
             cut = slice(piece.start, piece.stop)
             value = value[(slice(None),) * piece.axis + (cut,)]
-        value = np.asarray(value, np.float32)
+        value = _numbers(source, piece.key, value)
         if found.layout == "dense":
             value = value.T
         elif found.layout == "conv":
@@ -296,6 +303,17 @@ def _read(
     part = (*shape[:-1], shape[-1] // len(values)) if shape else ()
     values = [value.reshape(part) for value in values]
     return values[0] if len(values) == 1 else np.concatenate(values, axis=-1)
+
+
+def _numbers(source: Source, key: str, value: np.ndarray) -> np.ndarray:
+    """An array of any real dtype as float32."""
+    # Those of ml_dtypes, such as bfloat16, have the kind "V".
+    if value.dtype.kind not in "fiubV":
+        raise ValueError(
+            f"{key!r:.100} of {source.arrays.path} has the dtype {value.dtype}, expected are real "
+            f"numbers."
+        )
+    return np.asarray(value, np.float32)
 
 
 def _positions(

@@ -10,6 +10,7 @@ from keras_vit.preprocessing import Preprocessing, size_pair
 from keras_vit.variants import get_variant
 from keras_vit.vision_transformer import make_stem
 from keras_vit.weights.arrays import Arrays
+from keras_vit.weights.config_fields import check_fields
 from keras_vit.weights.mapping import Source
 from keras_vit.weights.timm_names import timm_entries
 
@@ -36,6 +37,16 @@ ARGUMENTS = {
     "attn_drop_rate": "attention_dropout_rate",
     "drop_path_rate": "drop_path_rate",
 }
+_CONFIG_FIELDS = {"architecture": "text", "pretrained_cfg": "object", "model_args": "object"}
+_FIELDS = {
+    "patch_size": "size", "in_chans": "count", "embed_dim": "count", "depth": "count",
+    "num_heads": "count", "class_token": "flag", "no_embed_class": "flag", "reg_tokens": "count",
+    "global_pool": "text", "pool_include_prefix": "flag", "qkv_bias": "flag", "qk_norm": "flag",
+    "scale_attn_norm": "flag", "scale_mlp_norm": "flag", "proj_bias": "flag",
+    "init_values": "number", "final_norm": "flag", "fc_norm": "flag", "pre_norm": "flag",
+    "proj_drop_rate": "number", "attn_drop_rate": "number", "drop_path_rate": "number",
+    "mlp_ratio": "number", "img_size": "size",
+}  # fmt: skip
 # Arguments that change nothing of what is loaded.
 _WITHOUT_EFFECT = {
     "img_size", "num_classes", "dynamic_img_size", "dynamic_img_pad", "drop_rate", "fix_init",
@@ -49,6 +60,15 @@ _ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
+# timm's words for the evaluation transform -> ours.
+INTERPOLATIONS = {
+    "bilinear": "bilinear",
+    "bicubic": "bicubic",
+    "lanczos": "lanczos3",
+    "box": "box",
+    "nearest": "nearest",
+}
+CROP_MODES = {"center": "crop", "squash": "squash", "border": "pad"}
 SPLIT_GATES = "aimv2"  # the variants that have gate and value as two layers
 _NORMS = {"layernorm": "layer_norm", "rmsnorm": "rms_norm"}
 
@@ -69,6 +89,7 @@ def read_timm(
     Raises:
         ValueError: if the architecture is unknown or not named, or an argument has no counterpart.
     """
+    check_fields(arrays.path, config, _CONFIG_FIELDS)
     name = architecture or config.get("architecture")
     if name is None:
         raise ValueError(
@@ -76,14 +97,18 @@ def read_timm(
             f"architecture='vit_base_patch16_224' or another of `keras_vit.list_models()`."
         )
     variant = get_variant(name)
-    transform = config.get("pretrained_cfg", {})
-    model_args = config.get("model_args", {})
+    transform = config.get("pretrained_cfg") or config  # the first configs had it all in one
+    model_args = config.get("model_args") or {}
+    check_fields(arrays.path, model_args, _FIELDS)
+    check_fields(
+        arrays.path, transform, {"crop_pct": "number", "mean": "numbers", "std": "numbers"}
+    )
     packed = not variant.name.startswith(SPLIT_GATES)
     changes = translate_arguments(model_args, variant.arguments, packed)
     arguments = variant.arguments | changes
     arguments |= _read_off(arrays, arguments)
-    size = model_args.get("img_size") or transform.get("input_size", (None, None, None))[1:]
-    image_size = size_pair(arguments["image_size"] if None in _pair(size) else size, "img_size")
+    size = model_args.get("img_size") or transform.get("input_size") or arguments["image_size"]
+    image_size = size_pair(size[-2:] if isinstance(size, list) else size, "input_size")
     arguments |= _sizes(arrays, arguments, image_size)
     source = Source(
         arrays,
@@ -129,7 +154,8 @@ def translate_arguments(
         elif key == "act_layer" and str(value).lower() in _ACTIVATIONS:
             found["activation"] = _ACTIVATIONS[str(value).lower()]
         elif key == "norm_layer" and str(value).lower() in _NORMS:
-            found["norm"] = _NORMS[str(value).lower()]
+            # A layer by name has its own epsilon, not the one of the variant.
+            found |= {"norm": _NORMS[str(value).lower()], "norm_epsilon": 1e-6}
         elif key == "embed_norm_layer" and str(value).lower() in _NORMS:
             found["patch_norm"] = True
         elif key == "pos_embed" and value in ("", "none", "learn"):
@@ -162,15 +188,11 @@ def translate_arguments(
     return found
 
 
-def _pair(size: Any) -> tuple[Any, ...]:
-    return tuple(size) if isinstance(size, list | tuple) else (size, size)
-
-
 def _read_off(arrays: Arrays, arguments: dict[str, Any]) -> dict[str, Any]:
     """Depth, classes and channels as the arrays have them, whatever the config says."""
     blocks = {int(match[1]) for key in arrays if (match := re.match(r"blocks\.(\d+)\.", key))}
     found: dict[str, Any] = {"depth": len(blocks)} if blocks else {}
-    found["num_classes"] = arrays.shape("head.weight")[0] if "head.weight" in arrays else 0
+    found["num_classes"] = arrays.shape("head.weight", 2)[0] if "head.weight" in arrays else 0
     return found
 
 
@@ -182,14 +204,14 @@ def _sizes(
     stride = stem.stride if stem else 1
     patch = size_pair(arguments["patch_size"], "patch_size")
     if "patch_embed.proj.weight" in arrays:  # FlexiViT and others at another patch size
-        patch = tuple(arrays.shape("patch_embed.proj.weight")[2:])  # type: ignore[assignment]
+        patch = arrays.shape("patch_embed.proj.weight", 4)[2:]  # type: ignore[assignment]
     grid = tuple(-(-side // stride) // p for side, p in zip(image_size, patch, strict=True))
     if "pos_embed" in arrays:
         prefix = 0 if arguments.get("no_embed_class") else _num_prefix_tokens(arguments)
-        length = arrays.shape("pos_embed")[1] - prefix
+        length = arrays.shape("pos_embed", 3)[1] - prefix
         if grid[0] * grid[1] != length:
-            side = round(length**0.5)
-            if side * side != length:
+            side = round(max(length, 0) ** 0.5)
+            if side * side != length or not side:
                 raise ValueError(
                     f"{arrays.path} has positions for {length} patches, which is not the "
                     f"{grid[0]} x {grid[1]} of image size {image_size} and no square either: say "
@@ -213,19 +235,23 @@ def _preprocessing(
 ) -> Preprocessing:
     """The evaluation transform of a `pretrained_cfg`."""
     fields: dict[str, Any] = {"image_size": image_size}
-    if "mean" in transform:
-        fields["mean"] = tuple(transform["mean"])
-    if "std" in transform:
-        fields["std"] = tuple(transform["std"])
+    for key in ("mean", "std"):
+        values = tuple(transform.get(key) or ())
+        if len(values) in (1, 3):  # of images with other channels there is no transform
+            fields[key] = values if len(values) == 3 else values * 3
     if transform.get("crop_pct"):
         fields["crop_fraction"] = transform["crop_pct"]
-    if transform.get("interpolation") in ("bilinear", "bicubic"):
-        fields["interpolation"] = transform["interpolation"]
-    elif transform.get("interpolation") == "lanczos":
-        fields["interpolation"] = "lanczos3"
-    mode = transform.get("crop_mode")
-    if mode:
-        fields["resize_mode"] = {"center": "crop"}.get(mode, mode)
+    for theirs, ours, known in (
+        ("interpolation", "interpolation", INTERPOLATIONS),
+        ("crop_mode", "resize_mode", CROP_MODES),
+    ):
+        if value := transform.get(theirs):
+            if value not in known:
+                raise ValueError(
+                    f"The evaluation transform has {theirs}={value!r}, which has no counterpart: "
+                    f"put one of {sorted(known)} into pretrained_cfg of config.json."
+                )
+            fields[ours] = known[value]
     return default.replace(**fields)
 
 

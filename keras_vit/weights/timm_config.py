@@ -8,7 +8,7 @@ from typing import Any
 from keras_vit.preprocessing import size_pair
 from keras_vit.variant_table import ROWS, Variant
 from keras_vit.vision_transformer import VisionTransformer, mlp_width
-from keras_vit.weights.timm import ARGUMENTS, SPLIT_GATES
+from keras_vit.weights.timm import ARGUMENTS, CROP_MODES, INTERPOLATIONS, SPLIT_GATES
 
 # What timm takes as Python objects, which no JSON file can hold: a variant must have it.
 _FROM_VARIANT = (
@@ -41,9 +41,12 @@ def timm_config(model: VisionTransformer) -> tuple[dict[str, Any], bool]:
     def differences(row: Variant) -> set[str]:
         return {k for k, v in arguments(row).items() if _plain(v) != _plain(config[k])}
 
-    rows = [row for row in ROWS if not differences(row).intersection(_FROM_VARIANT)]
+    fixed = set(_FROM_VARIANT)
+    if config["pre_norm"] != config["patch_bias"]:  # as timm's own argument pre_norm has it
+        fixed -= {"pre_norm", "patch_bias"}
+    rows = [row for row in ROWS if not differences(row) & fixed]
     if not rows:
-        own = {key: config[key] for key in _FROM_VARIANT if config[key] != defaults[key]}
+        own = {key: config[key] for key in sorted(fixed) if config[key] != defaults[key]}
         raise ValueError(f"timm has no variant with {own}: choose another format.")
     row = min(rows, key=lambda row: (row.name != model.name, len(differences(row))))
     changed = differences(row)
@@ -59,9 +62,11 @@ def timm_config(model: VisionTransformer) -> tuple[dict[str, Any], bool]:
         model_args["act_layer"] = config["activation"]
     if changed & {"fc_norm", "pooling"}:
         model_args["fc_norm"] = config["fc_norm"]
+    if changed & {"pre_norm", "patch_bias"}:
+        model_args["pre_norm"] = config["pre_norm"]
     if config["position_embedding"] == "none":
         model_args["pos_embed"] = "none"
-    size = size_pair(model.image_size or model.preprocessing.image_size, "image_size")
+    size = model.position_size
     if size != size_pair(row.arguments["image_size"], "image_size"):
         model_args["img_size"] = list(size)
     spec = model.preprocessing
@@ -76,9 +81,9 @@ def timm_config(model: VisionTransformer) -> tuple[dict[str, Any], bool]:
             "custom_load": False,
             "input_size": [config["num_channels"], *size],
             "fixed_input_size": True,
-            "interpolation": "lanczos" if spec.interpolation == "lanczos3" else spec.interpolation,
+            "interpolation": _theirs(INTERPOLATIONS, spec.interpolation),
             "crop_pct": spec.crop_fraction,
-            "crop_mode": "squash" if spec.resize_mode == "squash" else "center",
+            "crop_mode": _theirs(CROP_MODES, spec.resize_mode),
             "mean": list(spec.mean),
             "std": list(spec.std),
             "num_classes": model.num_classes,
@@ -89,6 +94,10 @@ def timm_config(model: VisionTransformer) -> tuple[dict[str, Any], bool]:
     if model.labels is not None:
         content["label_names"] = list(model.labels)
     return content, split_gate
+
+
+def _theirs(words: dict[str, str], ours: str) -> str:
+    return next(theirs for theirs, word in words.items() if word == ours)
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,10 @@ import numpy as np
 
 from keras_vit.weights.arrays import ArrayInfo, Arrays, damaged
 
-_NESTED = ("model", "state_dict", "module", "model_ema")
+# Where training scripts put the weights; as in timm the averages, which are evaluated, come first.
+_NESTED = ("state_dict_ema", "model_ema", "state_dict", "model", "module")
+# What data parallelism and compilation put before every name.
+_WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
 # Before it `weights_only` had holes that ran code: CVE-2025-32434 and CVE-2026-24747.
 _MIN_TORCH = (2, 10)
 # What torch and its unpickler raise for damaged and for hostile files.
@@ -161,7 +164,7 @@ def _state_dict(content: dict[Any, Any], torch: Any, depth: int = 3) -> dict[str
         if depth and isinstance(inner, dict) and (found := _state_dict(inner, torch, depth - 1)):
             return found
     return {
-        key: value
+        _WRAPPERS.sub("", key): value
         for key, value in content.items()
         if isinstance(key, str) and isinstance(value, torch.Tensor)
     }

@@ -7,14 +7,18 @@ from typing import Any
 
 from keras_vit.preprocessing import Preprocessing, size_pair
 from keras_vit.weights.arrays import Arrays
+from keras_vit.weights.config_fields import check_fields
 from keras_vit.weights.mapping import Source
 from keras_vit.weights.transformers_names import NAMES, head_key, names_of, transformers_entries
+from keras_vit.weights.transformers_processor import read_processor
 
 _ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_python": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "quick_gelu": "quick_gelu",
     "silu": "silu",
@@ -27,7 +31,7 @@ _PREFIXES = (
 
 _IGNORED = (
     "*mask_token", "*position_ids", "decoder.*", "text_model.*", "text_projection.*",
-    "logit_scale", "logit_bias", "*pooler.*",
+    "logit_scale", "logit_bias",
 )  # fmt: skip
 
 
@@ -50,12 +54,14 @@ def read_transformers(
     kind = str(config["model_type"])
     labels = config.get("id2label")
     if kind in ("clip", "siglip"):  # two towers: only the one for images
-        kind, config = f"{kind}_vision_model", config.get("vision_config", {})
+        check_fields(arrays.path, config, {"vision_config": "object"})
+        kind, config = f"{kind}_vision_model", config.get("vision_config") or {}
     if kind not in NAMES:
         raise ValueError(
             f"{arrays.path} is a transformers model of type {kind!r}; known are {sorted(NAMES)}."
         )
-    config = _DEFAULTS.get(kind, {}) | config
+    config = _DEFAULTS[kind] | {key: value for key, value in config.items() if value is not None}
+    check_fields(arrays.path, config, _FIELDS)
     names = names_of(kind, set(arrays))
     prefix = next((p for p in _PREFIXES if f"{p}{names['patches']}.weight" in arrays), None)
     if prefix is None:
@@ -69,26 +75,44 @@ def read_transformers(
         "image_size": image_size,
         "patch_size": patch_size,
         "position_grid": (image_size[0] // patch_size[0], image_size[1] // patch_size[1]),
-        "position_resampling": "bicubic",
+        # Only this type widens the kernel when it shrinks positions.
+        "position_resampling": "bicubic_antialias"
+        if kind == "dinov2_with_registers"
+        else "bicubic",
     }
-    arguments |= _ending(kind, arrays, prefix, names)
+    ending, without_use = _ending(kind, arrays, prefix)
+    arguments |= ending
+    if "representation_size" in ending and config["pooler_act"] != "tanh":
+        raise ValueError(
+            f"pooler_act={config['pooler_act']!r} has no counterpart, only 'tanh' has one. Load "
+            f"the model without its pooler: remove {prefix}pooler.* from the file."
+        )
     source = Source(
         arrays,
         entries=lambda model: transformers_entries(model.get_config(), kind, prefix, set(arrays)),
         arguments=arguments,
-        ignored=_IGNORED if "representation_size" not in arguments else _IGNORED[:-1],
-        resampling="bicubic",
+        ignored=(*_IGNORED, *without_use),
+        resampling=arguments["position_resampling"],
         patch_resampling="bicubic_antialias",
         name=f"transformers ({kind})",
     )
-    return source, _preprocessing(processor, image_size), _labels(labels, arguments["num_classes"])
+    transform = read_processor(arrays.path, kind, processor, image_size)
+    return source, transform, _labels(labels, arguments["num_classes"])
 
 
 # What a config.json leaves out when it is the default.
 _COMMON = {
     "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 224,
     "patch_size": 16, "num_channels": 3, "intermediate_size": 3072, "qkv_bias": True,
-    "hidden_act": "gelu", "layer_norm_eps": 1e-12,
+    "hidden_act": "gelu", "layer_norm_eps": 1e-12, "pooler_act": "tanh",
+}  # fmt: skip
+_FIELDS = {
+    "hidden_size": "count", "num_hidden_layers": "count", "num_attention_heads": "count",
+    "image_size": "size", "patch_size": "size", "num_channels": "count",
+    "intermediate_size": "count", "qkv_bias": "flag", "hidden_act": "text", "pooler_act": "text",
+    "layer_norm_eps": "number", "hidden_dropout_prob": "number",
+    "attention_probs_dropout_prob": "number", "use_swiglu_ffn": "flag", "mlp_ratio": "number",
+    "layerscale_value": "number", "drop_path_rate": "number", "num_register_tokens": "count",
 }  # fmt: skip
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "vit": _COMMON,
@@ -107,7 +131,8 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 def _base(kind: str, config: dict[str, Any]) -> dict[str, Any]:
     """The encoder that a config describes."""
-    activation = _ACTIVATIONS.get(config["hidden_act"])
+    gated = bool(config.get("use_swiglu_ffn"))  # of DINOv2: then silu, whatever hidden_act says
+    activation = "silu" if gated else _ACTIVATIONS.get(config["hidden_act"])
     if activation is None:
         raise ValueError(
             f"hidden_act={config['hidden_act']!r} has no counterpart; known are "
@@ -127,11 +152,9 @@ def _base(kind: str, config: dict[str, Any]) -> dict[str, Any]:
         "attention_dropout_rate": config.get("attention_probs_dropout_prob", 0.0),
     }
     if kind.startswith("dinov2"):
-        gated = bool(config.get("use_swiglu_ffn"))
-        if gated:
-            arguments |= {"gated_mlp": True, "activation": "silu"}
         mlp_dim = dinov2_mlp_dim(width, config["mlp_ratio"], gated)
-        arguments |= {"mlp_dim": mlp_dim, "init_values": config.get("layerscale_value", 1.0)}
+        arguments |= {"mlp_dim": mlp_dim, "gated_mlp": gated}
+        arguments["init_values"] = config.get("layerscale_value", 1.0)
         arguments["drop_path_rate"] = config.get("drop_path_rate", 0.0)
     if kind == "dinov2_with_registers":
         # Only the class token has a position; it is added to the token itself.
@@ -145,63 +168,35 @@ def _base(kind: str, config: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def _ending(kind: str, arrays: Arrays, prefix: str, names: dict[str, str]) -> dict[str, Any]:
-    """Pooling and head, as the arrays have them."""
+def _ending(kind: str, arrays: Arrays, prefix: str) -> tuple[dict[str, Any], list[str]]:
+    """Pooling and head, as the arrays have them, and the arrays that this ending does not use."""
     head = head_key(set(arrays))
     found: dict[str, Any] = {"num_classes": arrays.shape(f"{head}.weight")[0] if head else 0}
+    without_use = []
+    if f"{prefix}pooler.dense.weight" in arrays and not head and kind != "ijepa":
+        found["representation_size"] = arrays.shape(f"{prefix}pooler.dense.weight")[0]
+    else:  # ijepa's pooler, of the first patch, is one that transformers itself leaves out
+        without_use.append("*pooler.*")
     if kind == "deit":
         found["distillation_head"] = head == "cls_classifier"
-    if f"{prefix}pooler.dense.weight" in arrays and not head:
-        found["representation_size"] = arrays.shape(f"{prefix}pooler.dense.weight")[0]
     if kind.startswith("dinov2") and head:
         found["pooling"] = "token_avg"
-    if kind == "siglip_vision_model" and f"{prefix}head.probe" in arrays and not head:
-        found["pooling"] = "map"
+    if kind == "siglip_vision_model" and f"{prefix}head.probe" in arrays:
+        if head:
+            without_use.append(f"{prefix}head.*")  # a classifier takes the mean of the patches
+        else:
+            found["pooling"] = "map"
     if kind == "clip_vision_model" and head == "classifier":
         found |= {"pooling": "avg", "final_norm": False}
-    return found
-
-
-RESAMPLE = {1: "lanczos3", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
-
-
-def _preprocessing(processor: dict[str, Any], image_size: tuple[int, int]) -> Preprocessing:
-    """The evaluation transform of an image processor."""
-    if not processor:
-        return Preprocessing(image_size, resize_mode="squash", crop_fraction=1.0)
-    mean, std = processor.get("image_mean") or (0.5,) * 3, processor.get("image_std") or (0.5,) * 3
-    if not processor.get("do_normalize", True):
-        mean, std = (0.0,) * 3, (1.0,) * 3
-    scale = 255 * processor.get("rescale_factor", 1 / 255)
-    if not processor.get("do_rescale", True):
-        scale = 255.0
-    resample = processor.get("resample", 2)
-    if resample not in RESAMPLE:
-        raise ValueError(
-            f"The processor resamples with PIL's filter {resample}: known are 1, 2, 3."
-        )
-    size = processor.get("size") or {"height": image_size[0], "width": image_size[1]}
-    if isinstance(size, int):
-        size = {"shortest_edge": size} if "crop_size" in processor else {"height": size}
-    edge = size.get("shortest_edge")
-    resized = (edge, edge) if edge else (size["height"], size.get("width", size["height"]))
-    crop = processor.get("crop_size") if processor.get("do_center_crop", False) else None
-    if isinstance(crop, dict):
-        crop = (crop["height"], crop["width"])
-    crop = size_pair(crop, "crop_size") if crop is not None else resized
-    return Preprocessing(
-        image_size,
-        resize_mode="crop" if edge else "squash",
-        crop_fraction=min(1.0, crop[0] / resized[0]),
-        interpolation=RESAMPLE[resample],
-        mean=tuple(m / scale for m in mean),  # type: ignore[arg-type]
-        std=tuple(s / scale for s in std),  # type: ignore[arg-type]
-    )
+        without_use.append(f"{prefix}post_layernorm.*")
+    return found, without_use
 
 
 def _labels(id2label: dict[str, str] | None, num_classes: int) -> tuple[str, ...] | None:
     """The class names in the order of the outputs, unless they are mere numbers."""
     if not id2label or len(id2label) != num_classes:
+        return None
+    if not all(str(key).isdecimal() for key in id2label):
         return None
     names = tuple(str(id2label[key]) for key in sorted(id2label, key=int))
     return None if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names

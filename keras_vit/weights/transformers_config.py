@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_vit.preprocessing import Preprocessing, size_pair
 from keras_vit.vision_transformer import VisionTransformer, mlp_width
-from keras_vit.weights.transformers import RESAMPLE, dinov2_mlp_dim
+from keras_vit.weights.transformers import dinov2_mlp_dim
 from keras_vit.weights.transformers_names import NAMES
 
 _CLASSES = {  # without a classifier, with one, and the name of that
@@ -54,9 +53,7 @@ def transformers_config(model: VisionTransformer) -> tuple[dict[str, Any], str, 
         "num_attention_heads": a["num_heads"],
         "hidden_act": _HIDDEN_ACT.get(a["activation"], a["activation"]),
         "layer_norm_eps": a["norm_epsilon"],
-        "image_size": _side(
-            size_pair(model.image_size or model.preprocessing.image_size, "image_size")
-        ),
+        "image_size": _side(model.position_size),
         "patch_size": _side(model.patch_size),
         "num_channels": a["num_channels"],
         "qkv_bias": a["qkv_bias"],
@@ -115,28 +112,3 @@ def _kind(a: dict[str, Any]) -> str:
 
 def _side(size: tuple[int, int]) -> int | list[int]:
     return size[0] if size[0] == size[1] else list(size)
-
-
-def transformers_processor(spec: Preprocessing) -> dict[str, Any]:
-    """The `preprocessor_config.json` of an evaluation transform."""
-    height, width = size_pair(spec.image_size, "image_size")
-    resized = tuple(int(side / spec.crop_fraction) for side in (height, width))
-    squash = spec.resize_mode == "squash"
-    content: dict[str, Any] = {
-        "image_processor_type": "ViTImageProcessor" if squash else "CLIPImageProcessor",
-        "do_resize": True,
-        "size": {"height": resized[0], "width": resized[1]}
-        if squash
-        else {"shortest_edge": min(resized)},
-        "resample": {name: number for number, name in RESAMPLE.items()}[spec.interpolation],
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(spec.mean),
-        "image_std": list(spec.std),
-    }
-    if not squash or spec.crop_fraction < 1:
-        if squash:
-            content["image_processor_type"] = "DeiTImageProcessor"
-        content |= {"do_center_crop": True, "crop_size": {"height": height, "width": width}}
-    return content

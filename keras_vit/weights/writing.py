@@ -20,8 +20,9 @@ from keras_vit.weights.mapping import save_arrays
 from keras_vit.weights.safetensors import write_safetensors
 from keras_vit.weights.timm_config import timm_config
 from keras_vit.weights.timm_names import timm_entries
-from keras_vit.weights.transformers_config import transformers_config, transformers_processor
+from keras_vit.weights.transformers_config import transformers_config
 from keras_vit.weights.transformers_names import transformers_entries
+from keras_vit.weights.transformers_processor import write_processor
 
 FORMATS = ("timm", "google", "transformers")
 # Arguments that training has and that no checkpoint needs to tell.
@@ -97,7 +98,7 @@ def _write_transformers(model: VisionTransformer, folder: Path) -> None:
     arrays = save_arrays(model, entries)
     write_safetensors(folder / "model.safetensors", arrays)
     _write_json(folder / "config.json", config)
-    _write_json(folder / "preprocessor_config.json", transformers_processor(model.preprocessing))
+    _write_json(folder / "preprocessor_config.json", write_processor(model.preprocessing))
 
 
 def _write_google(model: VisionTransformer, file: Path) -> None:

@@ -39,7 +39,7 @@ def crop(preprocessing: dict[str, Any], height: int, width: int) -> Rectangle:
         width: of the image as stored, at least 1.
 
     Returns:
-        The rectangle.
+        The rectangle; larger than the image where that is padded.
 
     Example:
         >>> spec = {"image_size": [224, 224], "resize_mode": "crop", "crop_fraction": 1.0}
@@ -48,13 +48,24 @@ def crop(preprocessing: dict[str, Any], height: int, width: int) -> Rectangle:
     """
     rows, columns = preprocessing["image_size"]
     cover = [math.floor(side / preprocessing["crop_fraction"]) for side in (rows, columns)]
+    pad = preprocessing["resize_mode"] == "pad"
+    nearest = pad or cover[0] != cover[1]
+
+    def scaled(side: int, to: int, of: int) -> int:
+        down, rest = divmod(to * side, of)
+        return max(down + (nearest and 2 * rest + down % 2 > of), 1)
+
+    wide, tall = cover[0] * width, cover[1] * height
     if preprocessing["resize_mode"] == "squash":
         resized = cover
-    elif cover[0] * width >= cover[1] * height:
-        resized = [cover[0], max(cover[0] * width // height, 1)]
+    elif wide <= tall if pad else wide >= tall:
+        resized = [cover[0], scaled(width, cover[0], height)]
     else:
-        resized = [max(cover[1] * height // width, 1), cover[1]]
-    top, left = round((resized[0] - rows) / 2), round((resized[1] - columns) / 2)
+        resized = [scaled(height, cover[1], width), cover[1]]
+    top, left = (
+        round(surplus / 2) if surplus >= 0 else -(-surplus // 2)
+        for surplus in (resized[0] - rows, resized[1] - columns)
+    )
     return Rectangle(left / resized[1], top / resized[0], columns / resized[1], rows / resized[0])
 
 

@@ -15,6 +15,8 @@ PIL_FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos3": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "nearest": Image.Resampling.NEAREST,
 }
 
 
@@ -22,27 +24,43 @@ def pil_transform(image, spec):
     """The same transform as timm and torchvision do it: uint8 [H, W, 3]."""
     height, width = spec.image_size
     resample = PIL_FILTERS[spec.interpolation]
-    short = math.floor(height / spec.crop_fraction)
+    rows, columns = (math.floor(side / spec.crop_fraction) for side in spec.image_size)
     w, h = image.size
     if spec.resize_mode == "squash":
-        size = (math.floor(width / spec.crop_fraction), short)
+        size = (columns, rows)
+    elif spec.resize_mode == "crop" and rows == columns:
+        size = (rows, int(rows * h / w)) if w < h else (int(rows * w / h), rows)
     else:
-        assert height == width
-        size = (short, int(short * h / w)) if w < h else (int(short * w / h), short)
-    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
-    return np.asarray(image.resize(size, resample).crop((left, top, left + width, top + height)))
+        limit = max if spec.resize_mode == "pad" else min
+        ratio = limit(h / rows, w / columns)
+        size = (round(w / ratio), round(h / ratio))
+    padded = [max(0, target - side) for target, side in zip((width, height), size, strict=True)]
+    size_padded = (size[0] + padded[0], size[1] + padded[1])
+    canvas = Image.new("RGB", size_padded, tuple(round(255 * mean) for mean in spec.mean))
+    canvas.paste(image.resize(size, resample), (padded[0] // 2, padded[1] // 2))
+    left, top = round((size_padded[0] - width) / 2), round((size_padded[1] - height) / 2)
+    return np.asarray(canvas.crop((left, top, left + width, top + height)))
 
 
-@pytest.mark.parametrize("interpolation", PIL_FILTERS)
-@pytest.mark.parametrize("mode", ["crop", "squash"])
-@pytest.mark.parametrize("size", [(70, 91), (91, 70), (20, 33)])
-def test_agrees_with_pil(photo, encode, interpolation, mode, size):
+@pytest.mark.parametrize("interpolation", sorted(PIL_FILTERS.keys() - {"nearest"}))
+@pytest.mark.parametrize("mode", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("size", [(70, 91), (33, 20), (9, 200)])
+@pytest.mark.parametrize("image_size", [32, (33, 24)])
+def test_agrees_with_pil(photo, encode, interpolation, mode, size, image_size):
     pixels = photo(*size)
-    spec = Preprocessing(image_size=32, resize_mode=mode, interpolation=interpolation)
+    spec = Preprocessing(image_size, resize_mode=mode, interpolation=interpolation)
     ours = (np.asarray(spec(encode(pixels))) * 0.5 + 0.5) * 255
     difference = np.abs(ours - pil_transform(Image.fromarray(pixels), spec))
     assert difference.mean() < 1
     assert (difference > 8).mean() <= 0.001
+
+
+@pytest.mark.parametrize("mode", ["crop", "squash"])
+def test_nearest_is_that_of_pil(photo, mode):
+    pixels = photo(70, 91)  # where two pixels are equally near PIL's own sums decide, elsewhere
+    spec = Preprocessing(32, resize_mode=mode, interpolation="nearest")
+    expected = pil_transform(Image.fromarray(pixels), spec)
+    np.testing.assert_array_equal(spec.resize(pixels), expected)
 
 
 def test_no_antialias_is_plain_bilinear(photo):

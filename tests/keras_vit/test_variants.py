@@ -9,6 +9,7 @@ import pytest
 
 import keras_vit
 from keras_vit.costs import costs
+from keras_vit.variant_tags import TAG_TRANSFORMS
 from keras_vit.variants import VARIANTS, get_variant
 
 # Classes and parameters of timm's models, by `tests/parity/make_goldens.py`.
@@ -120,3 +121,18 @@ def test_unknown_names_and_arguments():
         keras_vit.create_model("vit_base_patch16_225")
     with pytest.raises(TypeError, match="droppath"):
         keras_vit.create_model("Ti/16", droppath=0.1)
+
+
+def test_a_tag_brings_the_transform_of_its_weights():
+    plain, tagged = (get_variant(f"vit_base_patch16_224{tag}") for tag in ("", ".mae"))
+    assert plain.preprocessing.mean == (0.5, 0.5, 0.5)
+    assert tagged.preprocessing.mean == (0.485, 0.456, 0.406)
+    assert tagged.arguments == plain.arguments
+    assert get_variant("vit_base_patch16_224_dino").preprocessing == tagged.preprocessing
+    assert get_variant("vit_base_patch16_224.augreg_in21k").preprocessing == plain.preprocessing
+    clip = get_variant("vit_base_patch32_clip_384.openai_ft_in12k_in1k").preprocessing
+    assert (clip.resize_mode, clip.crop_fraction) == ("squash", 0.95)
+
+
+def test_every_tag_is_of_a_variant():
+    assert {name.partition(".")[0] for name in TAG_TRANSFORMS} <= VARIANTS.keys()

@@ -668,12 +668,12 @@ def test_torch_of_views(tmp_path):
     assert found["slice"].tolist() == [[1, 4], [2, 5]]
 
 
-def test_torch_prefers_the_model(tmp_path):
+def test_torch_prefers_the_average_as_timm_does(tmp_path):
     torch = pytest.importorskip("torch")
-    content = {"model_ema": {"e": torch.ones(1)}, "model": {"m": torch.ones(1)}}
+    content = {"model": {"m": torch.ones(1)}, "model_ema": {"_orig_mod.module.e": torch.ones(1)}}
     torch.save(content, tmp_path / "pytorch_model.bin")
     torch.save({}, tmp_path / "training_args.bin")
-    assert list(read_all(tmp_path)) == ["m"]
+    assert list(read_all(tmp_path)) == ["e"]
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -21,13 +21,16 @@ def timm():
     """timm, also beside a torch that torchvision was not built for."""
     import torch
 
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for operator in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, operator):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    try:
+        import torchvision  # noqa: F401 - where it works it registers its operators by itself
+    except RuntimeError:  # it asks for operators of a library that could not be loaded
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in ("nms", "qnms"):
+            signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            library.define(operator + signature)
+        torch.operators_of_torchvision = library  # they live as long as this
     import timm
 
-    timm.operators_of_torchvision = library  # they live as long as this
     return timm
 
 

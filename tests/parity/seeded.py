@@ -8,7 +8,7 @@ import numpy as np
 def weights(name, shape, dtype="float32"):
     """An array for a weight of this name: nothing trivial, and activations of ordinary size."""
     random = np.random.default_rng(zlib.crc32(name.encode()))
-    values = random.standard_normal(shape)
+    values = np.asarray(random.standard_normal(shape))
     last = name.rsplit(".", 1)[-1]
     if "num_batches_tracked" in name:
         return np.zeros(shape, "int64")
@@ -22,7 +22,7 @@ def weights(name, shape, dtype="float32"):
         values = values / np.sqrt(np.prod(shape[1:]))
     else:
         values = 0.2 * values
-    return values.astype(dtype)
+    return np.asarray(values, dtype)
 
 
 def images(height, width, channels=3):

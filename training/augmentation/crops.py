@@ -213,10 +213,11 @@ def _resized_sides(preprocessing: Preprocessing, resize_size: int | None) -> tup
 
 def _resize(pixels: tf.Tensor, sides: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     """Resize to any size with the kernel of the evaluation: uint8 [h, w, 3] -> float32."""
+    method = preprocessing.interpolation
     resized = tf.image.resize(
-        pixels,
+        tf.cast(pixels, tf.float32),
         sides,
-        method=preprocessing.interpolation,
+        method="area" if method == "box" else method,
         antialias=preprocessing.antialias,
     )
     return tf.clip_by_value(resized, 0.0, 255.0)

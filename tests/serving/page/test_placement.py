@@ -15,6 +15,7 @@ SPECS = [
     Preprocessing(224, crop_fraction=0.875, interpolation="bilinear"),
     Preprocessing(224, resize_mode="squash"),
     Preprocessing((160, 96), crop_fraction=0.95),
+    Preprocessing((96, 160), resize_mode="pad"),
 ]
 
 
