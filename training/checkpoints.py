@@ -47,8 +47,8 @@ class Checkpoints:
     """The checkpoints of one run, in one directory, the newest few of them kept.
 
     A checkpoint is a directory `epoch_00012_step_0000000/` with every variable in TensorFlow's own
-    format and a `state.json` that lists the sha256 of each file. It is written under a hidden name
-    and renamed when it is complete.
+    format and a `state.json` that lists the sha256 of each file and of what it says itself. It is
+    written under a hidden name and renamed when it is complete.
 
     Args:
         directory: where they are kept.
@@ -103,6 +103,7 @@ class Checkpoints:
                 self._checkpoint.write(str(temporary / "variables"))
                 digests = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
                 content = dataclasses.asdict(state) | {"sha256": digests}
+                content["sha256"][_STATE] = _digest_of_state(content)
                 (temporary / _STATE).write_text(json.dumps(content, indent=1) + "\n")
                 publish(temporary, target)
         except (OSError, tf.errors.OpError) as error:
@@ -157,8 +158,12 @@ class Checkpoints:
         """What is wrong with a checkpoint; None if it is intact."""
         try:
             _read_state(path)
-            for name, digest in json.loads((path / _STATE).read_text())["sha256"].items():
-                if _sha256(path / name) != digest:
+            content = json.loads((path / _STATE).read_text())
+            written = content["sha256"]
+            now = {name: _sha256(path / name) for name in written if name != _STATE}
+            now[_STATE] = _digest_of_state(content)
+            for name, digest in now.items():
+                if written[name] != digest:
                     raise ValueError(f"{name} is not what was written")
         except (OSError, KeyError, TypeError, ValueError) as error:
             return error
@@ -170,6 +175,13 @@ def _read_state(path: Path) -> TrainingState:
     return TrainingState(
         **{field.name: content[field.name] for field in dataclasses.fields(TrainingState)}
     )
+
+
+def _digest_of_state(content: dict[str, Any]) -> str:
+    """The sha256 of what `state.json` says, without this digest itself."""
+    files = {name: digest for name, digest in content["sha256"].items() if name != _STATE}
+    text = json.dumps(content | {"sha256": files}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -62,7 +62,12 @@ def flip_a_byte(path):
     path.write_bytes(data)
 
 
+def change_a_digit(path):
+    path.write_text(path.read_text().replace('"epoch": 2', '"epoch": 3'))
+
+
 DAMAGE = {
+    "flipped byte of the state": lambda d: change_a_digit(d / "state.json"),
     "flipped byte": lambda d: flip_a_byte(next(d.glob("*.data*"))),
     "truncated data": lambda d: next(d.glob("*.data*")).write_bytes(b""),
     "missing index": lambda d: next(d.glob("*.index")).unlink(),
