@@ -30,12 +30,32 @@ class TrainingState:
         epoch_step: steps of the next epoch that are done. Default 0.
         history: one row of metrics for each epoch that is done. Default none.
         seconds: that the next epoch has taken so far. Default 0.
+        batch_size: of those steps. Default 0: unknown.
     """
 
     epoch: int = 0
     epoch_step: int = 0
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
+    batch_size: int = 0
+
+    def in_steps_of(self, batch_size: int) -> TrainingState:
+        """The same place in the data, counted in batches of another size.
+
+        Args:
+            batch_size: from now on. A part of a batch is seen again.
+
+        Returns:
+            The state.
+
+        Example:
+            >>> TrainingState(epoch_step=5, batch_size=64).in_steps_of(128).epoch_step
+            2
+        """
+        steps = self.epoch_step
+        if self.batch_size:
+            steps = steps * self.batch_size // batch_size
+        return dataclasses.replace(self, epoch_step=steps, batch_size=batch_size)
 
     @property
     def name(self) -> str:

@@ -134,7 +134,8 @@ def test_another_model_is_refused(run):
 def test_state_is_plain_json(run):
     run.save(1)
     content = json.loads((run.directory / "epoch_00001_step_0000000" / "state.json").read_text())
-    assert set(content) == {"epoch", "epoch_step", "history", "seconds", "sha256"}
+    fields = {"epoch", "epoch_step", "history", "seconds", "batch_size"}
+    assert set(content) == fields | {"sha256"}
 
 
 def test_write_text_leaves_one_file(tmp_path):
