@@ -19,6 +19,8 @@ from keras_vit.atomic_files import hidden_sibling, publish
 _NAME = re.compile(r"epoch_\d{5}_step_\d{7}")
 _NUMBER = re.compile(r"_\d+(?=/|$)")
 _STATE = "state.json"
+# Where in a graph an error came up: "{{function_node …}} what happened [Op:SaveV2]".
+_OPERATION = re.compile(r"\{\{.*?\}\}|\[Op:\w+\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +107,11 @@ class Checkpoints:
             }
         )
 
+    @property
+    def newest(self) -> str | None:
+        """The name of the newest checkpoint; None if there is none."""
+        return next((path.name for path in self._all()), None)
+
     def save(self, state: TrainingState) -> bool:
         """Write a checkpoint of now, then drop the oldest beyond `keep`.
 
@@ -127,8 +134,7 @@ class Checkpoints:
                 (temporary / _STATE).write_text(json.dumps(content, indent=1) + "\n")
                 publish(temporary, target)
         except (OSError, tf.errors.OpError) as error:
-            present = self._all()
-            last = f"the last one is {present[0].name}" if present else "there is none before it"
+            last = f"the last one is {self.newest}" if self.newest else "there is none before it"
             self._report(
                 f"The checkpoint {target} could not be written ({_first_line(error)}); {last}. "
                 f"Training goes on."
@@ -210,4 +216,5 @@ def _sha256(path: Path) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    line = next(iter(str(error).splitlines()), type(error).__name__)
+    return _OPERATION.sub("", line).strip()

@@ -214,8 +214,9 @@ class _Run:
             plot_curves(self.state.history, self.workdir / "curves.png", title)
         except OSError as error:
             raise OSError(
-                f"{error}. All {self.epochs} epochs are done, and the last checkpoint holds them: "
-                f"make room, and run the same command to write {self.workdir / 'model.keras'}."
+                f"{error}. The training is done, and the last checkpoint that could be written is "
+                f"{self.checkpoints.newest}: make room, and run the same command to go on from "
+                f"there."
             ) from error
 
     def _fit(self, report: Callable[[str], None]) -> None:

@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_vit.atomic_files import write_text
 from training.checkpoints import Checkpoints, TrainingState
@@ -112,11 +113,12 @@ def test_a_failed_write_keeps_what_was_there(run, monkeypatch):
     run.save(1)
 
     def full(*_):
-        raise OSError(28, "No space left on device")
+        message = "{{function_node __wrapped__SaveV2}} No space left on device [Op:SaveV2]"
+        raise tf.errors.ResourceExhaustedError(None, None, message)
 
     monkeypatch.setattr(run.checkpoints._checkpoint, "write", full)
     assert not run.save(2)
-    assert "No space left on device" in run.reported[0]
+    assert "(No space left on device)" in run.reported[0]
     assert "epoch_00001_step_0000000. Training goes on" in run.reported[0]
     assert [p.name for p in run.directory.iterdir()] == ["epoch_00001_step_0000000"]
 
