@@ -92,7 +92,7 @@ def summarize(source: DataSource, *, sample: int | None = 1000) -> Summary:
         (1437, 8)
     """
     with source.damage.explained():
-        splits = {
+        splits: dict[str, SplitSummary] = {
             split: _summarize(source, split, sample)
             for split in ("train", "test")
             if split in source.splits
