@@ -32,6 +32,10 @@ def hidden_sibling(target: Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{os.getpid()}{target.suffix}")
     try:
         yield temporary
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(target)  # a full disk is reported without the place
+        raise
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)

@@ -221,29 +221,50 @@ class Preprocessing:
         height, width, _ = self.output_shape
         shape = tf.shape(pixels)
         resized_size, offset = self._resize_plan(shape[1], shape[2])
-        # PIL takes the later of two pixels that are equally near; the box would mix them.
-        tie = 1e-4 if _KERNELS[self.interpolation] == "box" else 0.0
 
         def resized() -> tf.Tensor:
-            pixels_of_target = tf.raw_ops.ScaleAndTranslate(
-                images=pixels,  # it takes bytes as they are: no copy of four times the size
-                size=[height, width],
-                scale=tf.cast(resized_size, tf.float32) / tf.cast(shape[1:3], tf.float32),
-                translation=-tf.cast(offset, tf.float32) - tie,
-                kernel_type=_KERNELS[self.interpolation],
-                antialias=self.antialias and self.interpolation != "nearest",
-            )  # [N, H, W, 3]: resize and crop in one pass, only what is kept is computed
-            # Cubic and Lanczos kernels overshoot; PIL clips at the same place.
-            clipped = tf.clip_by_value(pixels_of_target, 0.0, 255.0)
-            return (
-                self._pad(clipped, resized_size, offset) if self.resize_mode == "pad" else clipped
-            )
+            part = self.resize_part(pixels, resized_size, offset)
+            return self._pad(part, resized_size, offset) if self.resize_mode == "pad" else part
 
         # Pixels that have the wanted size already stay as they are, as in PIL.
         target = tf.constant([height, width])
         as_given = tf.reduce_all(tf.equal(shape[1:3], target) & tf.equal(resized_size, target))
         pixels_or_resized = tf.cond(as_given, lambda: tf.cast(pixels, tf.float32), resized)
         return tf.ensure_shape(pixels_or_resized, [None, height, width, pixels.shape[-1]])
+
+    def resize_part(
+        self, pixels: tf.Tensor, resized_size: tf.Tensor, offset: tf.Tensor
+    ) -> tf.Tensor:
+        """A part, of the model's size, of the image in another size; nothing else is computed.
+
+        Args:
+            pixels: uint8 or float in [0, 255], [N, h, w, 3].
+            resized_size: height and width of the whole image after the resize, int32 [2].
+            offset: row and column in it where the part begins, int32 [2].
+
+        Returns:
+            float32 in [0, 255], [N, H, W, 3].
+
+        Example:
+            >>> preprocessing = Preprocessing(image_size=2)
+            >>> image = tf.reshape(tf.range(16.0), [1, 4, 4, 1])
+            >>> preprocessing.resize_part(image, [4, 4], [1, 2])[0, :, :, 0].numpy()
+            array([[ 6.,  7.],
+                   [10., 11.]], dtype=float32)
+        """
+        height, width, _ = self.output_shape
+        # PIL takes the later of two pixels that are equally near; the box would mix them.
+        tie = 1e-4 if _KERNELS[self.interpolation] == "box" else 0.0
+        part = tf.raw_ops.ScaleAndTranslate(
+            images=pixels,  # it takes bytes as they are: no copy of four times the size
+            size=[height, width],
+            scale=tf.cast(resized_size, tf.float32) / tf.cast(tf.shape(pixels)[1:3], tf.float32),
+            translation=-tf.cast(offset, tf.float32) - tie,
+            kernel_type=_KERNELS[self.interpolation],
+            antialias=self.antialias and self.interpolation != "nearest",
+        )
+        # Cubic and Lanczos kernels overshoot; PIL clips at the same place.
+        return tf.clip_by_value(part, 0.0, 255.0)
 
     def normalize(self, pixels: tf.Tensor) -> tf.Tensor:
         """Pixels in [0, 255] to `(pixels / 255 - mean) / std`, float32, any leading shape."""

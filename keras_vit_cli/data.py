@@ -64,7 +64,7 @@ def pack(
         )
         columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True)) as progress:
-            total = source.splits["train"] + source.splits["test"]
+            total = source.training_examples + source.splits["test"]
             task = progress.add_task("packing", total=total)
             info = write(
                 source,

@@ -29,6 +29,7 @@ _ARCHITECTURE = {
     "pooling",
     "position_embedding",
     "representation_size",
+    "init_values",
 }
 # Sides of images from which on a patch of so many pixels is small enough.
 _PATCH_SIZES = ((96, 16), (48, 8), (0, 4))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import keras
+import tensorflow as tf
 
 from keras_vit import VisionTransformer
 from keras_vit.atomic_files import hidden_sibling, publish, write_text
@@ -171,15 +172,18 @@ class SaveProgress(keras.callbacks.Callback):
         row |= {name: round(float(value), 6) for name, value in (logs or {}).items()}
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
         row["seconds"] = round(time.monotonic() - self._started, 3)
-        best = max((past["val_top1"] for past in self.state.history), default=-1.0)
-        self.state = TrainingState(self.state.epoch + 1, 0, [*self.state.history, row])
+        self.state = dataclasses.replace(
+            self.state,
+            epoch=self.state.epoch + 1,
+            epoch_step=0,
+            history=[*self.state.history, row],
+            seconds=0.0,
+        )
         if self._write:
             self._save()
             try:
                 write_metrics(self._workdir / "metrics.csv", self.state.history)
-                if row["val_top1"] > best:
-                    with self.trained.averaged_weights():
-                        save_model(self._vit, self._workdir / "checkpoints" / "best.keras")
+                save_if_best(self.trained, self._vit, self._workdir, self.state)
             except OSError as error:
                 self._report(f"{error}. Training goes on; the next epoch tries again.")
         if self._request and not self.trained.has_workers:
@@ -197,6 +201,65 @@ class SaveProgress(keras.callbacks.Callback):
     def _interrupt(self) -> NoReturn:
         # A worker that only heard of it from another one has no signal of its own.
         raise TrainingInterruptedError(self._request.signal_number or signal.SIGTERM)
+
+
+class WriteSummaries(keras.callbacks.Callback):
+    """The metrics of each epoch for TensorBoard, under the names that Keras gives them.
+
+    Keras' own callback ends the run when the disk is full: the curves are not worth that.
+
+    Args:
+        directory: gets `train/` and `validation/`.
+        report: called with one line for the user when they cannot be written. Default `print`.
+    """
+
+    def __init__(self, directory: Path, report: Callable[[str], None] = print) -> None:
+        super().__init__()
+        self._directory = directory
+        self._report = report
+        self._writers: dict[str, Any] = {}
+        self._failed = False
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Write what has been measured, or say once that it cannot be written."""
+        logs = {**(logs or {}), "learning_rate": float(self.model.optimizer.learning_rate)}
+        parts: dict[str, dict[str, float]] = {"train": {}, "validation": {}}
+        for name, value in logs.items():
+            part = "validation" if name.startswith("val_") else "train"
+            parts[part][f"epoch_{name.removeprefix('val_')}"] = value
+        try:
+            for part, values in parts.items():
+                self._write(part, values, epoch)
+        except (OSError, tf.errors.OpError) as error:
+            if not self._failed:
+                self._report(f"{self._directory} cannot be written ({error}). Training goes on.")
+            self._failed = True
+
+    def _write(self, part: str, values: dict[str, float], epoch: int) -> None:
+        if part not in self._writers:
+            self._writers[part] = tf.summary.create_file_writer(str(self._directory / part))
+        with self._writers[part].as_default(step=epoch):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+        self._writers[part].flush()
+
+
+def save_if_best(
+    trained: TrainedModel, model: VisionTransformer, workdir: Path, state: TrainingState
+) -> None:
+    """Write `checkpoints/best.keras` if the last epoch is the best, and nothing came after it.
+
+    Args:
+        trained: what `fit` runs.
+        model: what is saved, with the moving average of its weights where there is one.
+        workdir: of the run.
+        state: where the run is.
+    """
+    accuracies = [row["val_top1"] for row in state.history]
+    if not accuracies or state.epoch_step or max(accuracies[:-1], default=-1.0) >= accuracies[-1]:
+        return
+    with trained.averaged_weights():
+        save_model(model, workdir / "checkpoints" / "best.keras")
 
 
 def save_model(model: VisionTransformer, path: Path) -> None:

@@ -19,6 +19,8 @@ from keras_vit.atomic_files import hidden_sibling, publish
 _NAME = re.compile(r"epoch_\d{5}_step_\d{7}")
 _NUMBER = re.compile(r"_\d+(?=/|$)")
 _STATE = "state.json"
+# Where in a graph an error came up: "{{function_node …}} what happened [Op:SaveV2]".
+_OPERATION = re.compile(r"\{\{.*?\}\}|\[Op:\w+\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +32,32 @@ class TrainingState:
         epoch_step: steps of the next epoch that are done. Default 0.
         history: one row of metrics for each epoch that is done. Default none.
         seconds: that the next epoch has taken so far. Default 0.
+        batch_size: of those steps. Default 0: unknown.
     """
 
     epoch: int = 0
     epoch_step: int = 0
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
+    batch_size: int = 0
+
+    def in_steps_of(self, batch_size: int) -> TrainingState:
+        """The same place in the data, counted in batches of another size.
+
+        Args:
+            batch_size: from now on. A part of a batch is seen again.
+
+        Returns:
+            The state.
+
+        Example:
+            >>> TrainingState(epoch_step=5, batch_size=64).in_steps_of(128).epoch_step
+            2
+        """
+        steps = self.epoch_step
+        if self.batch_size:
+            steps = steps * self.batch_size // batch_size
+        return dataclasses.replace(self, epoch_step=steps, batch_size=batch_size)
 
     @property
     def name(self) -> str:
@@ -47,8 +69,8 @@ class Checkpoints:
     """The checkpoints of one run, in one directory, the newest few of them kept.
 
     A checkpoint is a directory `epoch_00012_step_0000000/` with every variable in TensorFlow's own
-    format and a `state.json` that lists the sha256 of each file. It is written under a hidden name
-    and renamed when it is complete.
+    format and a `state.json` that lists the sha256 of each file and of what it says itself. It is
+    written under a hidden name and renamed when it is complete.
 
     Args:
         directory: where they are kept.
@@ -85,6 +107,11 @@ class Checkpoints:
             }
         )
 
+    @property
+    def newest(self) -> str | None:
+        """The name of the newest checkpoint; None if there is none."""
+        return next((path.name for path in self._all()), None)
+
     def save(self, state: TrainingState) -> bool:
         """Write a checkpoint of now, then drop the oldest beyond `keep`.
 
@@ -103,11 +130,11 @@ class Checkpoints:
                 self._checkpoint.write(str(temporary / "variables"))
                 digests = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
                 content = dataclasses.asdict(state) | {"sha256": digests}
+                content["sha256"][_STATE] = _digest_of_state(content)
                 (temporary / _STATE).write_text(json.dumps(content, indent=1) + "\n")
                 publish(temporary, target)
         except (OSError, tf.errors.OpError) as error:
-            present = self._all()
-            last = f"the last one is {present[0].name}" if present else "there is none before it"
+            last = f"the last one is {self.newest}" if self.newest else "there is none before it"
             self._report(
                 f"The checkpoint {target} could not be written ({_first_line(error)}); {last}. "
                 f"Training goes on."
@@ -157,8 +184,12 @@ class Checkpoints:
         """What is wrong with a checkpoint; None if it is intact."""
         try:
             _read_state(path)
-            for name, digest in json.loads((path / _STATE).read_text())["sha256"].items():
-                if _sha256(path / name) != digest:
+            content = json.loads((path / _STATE).read_text())
+            written = content["sha256"]
+            now = {name: _sha256(path / name) for name in written if name != _STATE}
+            now[_STATE] = _digest_of_state(content)
+            for name, digest in now.items():
+                if written[name] != digest:
                     raise ValueError(f"{name} is not what was written")
         except (OSError, KeyError, TypeError, ValueError) as error:
             return error
@@ -172,10 +203,18 @@ def _read_state(path: Path) -> TrainingState:
     )
 
 
+def _digest_of_state(content: dict[str, Any]) -> str:
+    """The sha256 of what `state.json` says, without this digest itself."""
+    files = {name: digest for name, digest in content["sha256"].items() if name != _STATE}
+    text = json.dumps(content | {"sha256": files}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    line = next(iter(str(error).splitlines()), type(error).__name__)
+    return _OPERATION.sub("", line).strip()

@@ -13,7 +13,7 @@ from training.augmentation.config import Augmentation
 from training.optimization.config import LoraConfig, OptimizerConfig, ScheduleConfig
 
 StrategyName = Literal["auto", "none", "mirrored", "multiworker", "tpu"]
-LossName = Literal["softmax", "sigmoid"]
+LossName = Literal["softmax", "sigmoid", "bce"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +64,9 @@ class ModelConfig:
     initial_weights: Literal["google", "timm"] = "google"
     """How weights are drawn: as in the paper's code, by the width of each product and with a head
     of zeros, or as in timm and DeiT, with a standard deviation of 0.02 everywhere."""
+
+    init_values: float | None = None
+    """First value of the layer scales of a variant that has them, or is to have them."""
 
     head_bias: float = 0.0
     """First bias of a fresh head; about -log(classes) for the sigmoid loss, so that training starts
@@ -182,7 +185,8 @@ class Recipe:
     """Log the gradient noise scale, which says what batch size pays (McCandlish et al., 2018)."""
 
     loss: LossName = "softmax"
-    """Cross-entropy of the softmax, or of one sigmoid for each class."""
+    """Cross-entropy of the softmax, of one sigmoid for each class (their sum, as in big_vision), or
+    DeiT III's: their mean, with every class of a mixture of images wholly there."""
 
     label_smoothing: float = 0.0
     """Share of each target that is spread over all classes."""
@@ -222,9 +226,16 @@ class Recipe:
         for name, value in positive.items():
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive, not {value}.")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed must be from 0 to {2**31 - 1}, not {self.seed}.")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(
                 f"label_smoothing must be at least 0 and below 1, not {self.label_smoothing}."
+            )
+        if self.loss == "bce" and self.label_smoothing:
+            raise ValueError(
+                f"label_smoothing={self.label_smoothing} gives every class a share, and loss='bce' "
+                f"takes every class with a share for wholly there: set label_smoothing to 0."
             )
         if self.probes.every < 0:
             raise ValueError(f"probes.every must be 0 or more, not {self.probes.every}.")

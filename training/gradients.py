@@ -9,7 +9,7 @@ variable.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -78,9 +78,9 @@ class GradientFunction:
         self._seeds = [v for v in states if _is_seed(v)]
         # What else a forward pass changes: the running means of batch norms.
         self.statistics = [v for v in states if not _is_seed(v) and _is_running(v)]
-        self._one = (
-            tf.function(self._micro_batch, jit_compile=True) if jit_compile else self._micro_batch
-        )
+        self._one: Any = self._micro_batch
+        if jit_compile:
+            self._one = tf.function(self._micro_batch, jit_compile=True, autograph=False)
 
     def __call__(
         self, values: Tensors, statistics: Tensors, seed: tf.Tensor, batch: Batch, factor: tf.Tensor

@@ -46,7 +46,32 @@ def sigmoid_cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(targets, logits), axis=-1)
 
 
-_LOSSES = {"softmax": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy}
+def binary_cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """One yes-or-no question for each class, averaged over the classes, as in DeiT III.
+
+    Every class with a share in a mixture of images is wholly there, as in its authors' code.
+
+    Args:
+        targets: float32 [B, C] in 0 ... 1.
+        logits: float32 [B, C].
+
+    Returns:
+        float32 [B].
+
+    Example:
+        >>> binary_cross_entropy(tf.constant([[0.3, 0.7]]), tf.zeros([1, 2])).numpy().round(3)
+        array([0.693], dtype=float32)
+    """
+    present = tf.cast(targets > 0, logits.dtype)
+    losses = tf.nn.sigmoid_cross_entropy_with_logits(present, logits)  # [B, C]
+    return tf.reduce_mean(losses, axis=-1)
+
+
+_LOSSES = {
+    "softmax": softmax_cross_entropy,
+    "sigmoid": sigmoid_cross_entropy,
+    "bce": binary_cross_entropy,
+}
 
 
 def smooth(targets: tf.Tensor, share: float) -> tf.Tensor:
@@ -138,7 +163,7 @@ def make_loss(name: str, label_smoothing: float = 0.0) -> Loss:
     """The loss of a recipe without its teacher.
 
     Args:
-        name: "softmax" or "sigmoid".
+        name: "softmax", "sigmoid" or "bce".
         label_smoothing: see `smooth`. Default 0.
 
     Returns:

@@ -68,14 +68,19 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
         strategy: the strategy in use.
 
     Returns:
-        True everywhere but on the second and further workers of "multiworker".
+        True everywhere but on the workers of "multiworker" that are not the chief, which TF_CONFIG
+        may name, else the first.
 
     Example:
         >>> is_chief(tf.distribute.get_strategy())
         True
     """
     resolver = strategy.cluster_resolver
-    return resolver is None or not resolver.task_type or resolver.task_id == 0
+    if resolver is None or not resolver.task_type:
+        return True
+    # A cluster may name its chief; then the first of the others is not one too.
+    chief = "chief" if "chief" in resolver.cluster_spec().jobs else "worker"
+    return resolver.task_type == chief and resolver.task_id == 0
 
 
 def distribute(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import json
 import math
@@ -19,9 +18,16 @@ import tensorflow as tf
 from keras_vit import VisionTransformer
 from keras_vit.atomic_files import write_text
 from training.build import build_model, build_trained
-from training.callbacks import SaveProgress, StopWhenNotFinite, save_model, write_metrics
+from training.callbacks import (
+    SaveProgress,
+    StopWhenNotFinite,
+    WriteSummaries,
+    save_if_best,
+    save_model,
+    write_metrics,
+)
 from training.checkpoints import Checkpoints, TrainingState
-from training.config import Recipe, StrategyName, difference
+from training.config import Recipe, StrategyName
 from training.curves import plot_curves
 from training.data import (
     DataSource,
@@ -41,6 +47,7 @@ from training.strategy import (
     is_multiworker,
     make_strategy,
 )
+from training.workdir import check_workdir, only_run
 
 # Test images with fewer pixel values in all (256 MB) are decoded once and kept in memory.
 _CACHED_VALUES = 64_000_000
@@ -120,16 +127,14 @@ def train(
     if recipe.deterministic:
         tf.config.experimental.enable_op_determinism()
     with stop_requests() as request:
+        # Not with the recipe's seed: runs of all seeds, and `evaluate` after them, must keep the
+        # same images for testing where the data has no test split of its own.
         source = load_source(
-            recipe.data,
-            data_dir=data_dir,
-            seed=recipe.seed,
-            bad_images=recipe.bad_images,
-            report=report,
+            recipe.data, data_dir=data_dir, bad_images=recipe.bad_images, report=report
         )
-        with _lost_workers_explained(scope):
+        with _lost_workers_explained(scope), source.damage.explained():
             run = _Run(recipe, workdir, source, scope, request, report)
-            with _only_run(workdir) if run.chief else contextlib.nullcontext():
+            with only_run(workdir) if run.chief else contextlib.nullcontext():
                 run.go()
     return TrainingResult(run.model, run.state.history, run.chief)
 
@@ -170,7 +175,8 @@ class _Run:
                 keep=recipe.checkpoint.keep,
                 report=report,
             )
-            self.state = self.checkpoints.restore_newest() or TrainingState()
+            restored = self.checkpoints.restore_newest() or TrainingState()
+            self.state = restored.in_steps_of(recipe.batch_size)
         check_workers_agree(scope, self.state.epoch * self.steps + self.state.epoch_step)
 
     def go(self) -> None:
@@ -187,6 +193,8 @@ class _Run:
             config = json.dumps(self.recipe.to_dict(), indent=2)
             write_text(self.workdir / "config.json", config + "\n")
             write_metrics(self.workdir / "metrics.csv", self.state.history)
+            # A run that was killed may have had no time for either.
+            save_if_best(self.trained, self.model, self.workdir, self.state)
         if self.state.epoch >= self.epochs:
             report(f"All {self.epochs} epochs are done already.")
         else:
@@ -194,15 +202,22 @@ class _Run:
                 step = self.state.epoch_step
                 within = f" and step {step} of the next" if step else ""
                 report(f"Going on after epoch {self.state.epoch} of {self.epochs}{within}.")
-            with self.source.damage.explained():
-                self._fit(report)
+            self._fit(report)
         if self.chief:
+            self._write_results()
+
+    def _write_results(self) -> None:
+        title = f"{self.recipe.data}: {self.model.name}, {self.model.count_params():,} parameters"
+        try:
             with self.trained.averaged_weights():
                 save_model(self.model, self.workdir / "model.keras")
-            title = (
-                f"{self.recipe.data}: {self.model.name}, {self.model.count_params():,} parameters"
-            )
             plot_curves(self.state.history, self.workdir / "curves.png", title)
+        except OSError as error:
+            raise OSError(
+                f"{error}. The training is done, and the last checkpoint that could be written is "
+                f"{self.checkpoints.newest}: make room, and run the same command to go on from "
+                f"there."
+            ) from error
 
     def _fit(self, report: Callable[[str], None]) -> None:
         recipe, state = self.recipe, self.state
@@ -228,21 +243,19 @@ class _Run:
                     self.model,
                     self.source,
                     **dataclasses.asdict(recipe.probes),
+                    epochs=self.epochs,
                     last=past,
                     report=report,
                 )
             )
         callbacks.append(saving)
         if self.chief:
-            tensorboard = keras.callbacks.TensorBoard(
-                str(self.workdir / "tensorboard"), write_graph=False
-            )
-            callbacks += [progress, tensorboard]
+            callbacks += [progress, WriteSummaries(self.workdir / "tensorboard", report)]
         validation = distribute(self.scope, self._validation_batches)
         try:
             for epoch, count, steps in self._stretches():
                 if steps == 0:
-                    self._judge(saving, validation, epoch)
+                    self._judge(callbacks, saving, validation, epoch)
                     continue
                 first = state.epoch_step if epoch == state.epoch else 0
                 self.trained.fit(
@@ -268,7 +281,8 @@ class _Run:
         epoch, done = self.state.epoch, self.state.epoch_step
         whole_epochs, tail = divmod(self.total_steps, self.steps)
         if done:
-            yield epoch, 1, min(self.steps, self.total_steps - epoch * self.steps) - done
+            last = min(self.steps, self.total_steps - epoch * self.steps)
+            yield epoch, 1, max(last - done, 0)  # below 0 only after a change of the settings
             epoch += 1
         if epoch < whole_epochs:
             yield epoch, whole_epochs - epoch, self.steps
@@ -301,10 +315,17 @@ class _Run:
         arrays = [np.stack(part) for part in zip(*batches.as_numpy_iterator(), strict=True)]
         return tf.data.Dataset.from_tensor_slices(tuple(arrays))
 
-    def _judge(self, saving: SaveProgress, validation: Any, epoch: int) -> None:
+    def _judge(
+        self,
+        callbacks: list[keras.callbacks.Callback],
+        saving: SaveProgress,
+        validation: Any,
+        epoch: int,
+    ) -> None:
         """The evaluation of an epoch whose steps were done when the run was stopped."""
         logs = self.trained.train_logs()
-        saving.set_model(self.trained)
+        everyone = keras.callbacks.CallbackList(callbacks, model=self.trained)
+        everyone.on_epoch_begin(epoch)
         results = self.trained.evaluate(
             validation,
             steps=self.validation_steps,
@@ -313,7 +334,7 @@ class _Run:
             callbacks=[saving],
         )
         logs |= {f"val_{name}": value for name, value in results.items()}
-        saving.on_epoch_end(epoch, logs)
+        everyone.on_epoch_end(epoch, logs)
 
 
 def check_batch_size(recipe: Recipe, replicas: int) -> None:
@@ -340,55 +361,6 @@ def check_batch_size(recipe: Recipe, replicas: int) -> None:
         )
 
 
-def check_workdir(
-    workdir: Path, recipe: Recipe, allow_changed: bool, report: Callable[[str], None]
-) -> None:
-    """Refuse a workdir that is a file, or holds a run with other settings.
-
-    Args:
-        workdir: the directory.
-        recipe: of the run that is about to start.
-        allow_changed: whether other settings are only reported.
-        report: called with lines for the user.
-
-    Raises:
-        ValueError: with the differences, one a line.
-    """
-    if workdir.exists() and not workdir.is_dir():
-        raise ValueError(f"The workdir {workdir} is a file: give a directory.")
-    config = workdir / "config.json"
-    if not config.exists():
-        return
-    try:
-        old = json.loads(config.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{config} cannot be read ({error}): use another --workdir.") from error
-    if lines := difference(old, recipe.to_dict()):
-        changes = "\n  ".join(lines)
-        if allow_changed:
-            report(f"Going on with other settings:\n  {changes}")
-            return
-        raise ValueError(
-            f"{workdir} holds a run with other settings:\n  {changes}\nUse another --workdir, "
-            f"the settings of that run to go on with it, or --allow-changed to go on with these."
-        )
-
-
-@contextlib.contextmanager
-def _only_run(workdir: Path) -> Iterator[None]:
-    """Two runs that write one workdir would destroy each other's checkpoints."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"Another run is writing to {workdir}: wait for it, stop it, or use another "
-                f"--workdir."
-            ) from error
-        yield
-
-
 @contextlib.contextmanager
 def _lost_workers_explained(scope: tf.distribute.Strategy) -> Iterator[None]:
     try:
@@ -397,14 +369,17 @@ def _lost_workers_explained(scope: tf.distribute.Strategy) -> Iterator[None]:
         tf.errors.UnavailableError,
         tf.errors.AbortedError,
         tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError,  # the chief was stopped, not ended
         tf.errors.InternalError,
     ) as error:
         if not is_multiworker(scope):
             raise
+        lines = str(error).splitlines()
+        # Where the error came up in the graph stands before what it is.
+        reason = next((line for line in lines if "aborted by" in line), lines[0]).strip()
         raise WorkerLostError(
-            f"Another worker of this run has ended, so this one stops too "
-            f"({str(error).splitlines()[0][:200]}). Start all workers again with the same "
-            f"command: the run goes on from its last checkpoint."
+            f"Another worker of this run has ended, so this one stops too ({reason[:200]}). Start "
+            f"all workers again with the same command: the run goes on from its last checkpoint."
         ) from error
 
 

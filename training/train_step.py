@@ -8,6 +8,7 @@ the same weights on one device, on several, and across processes.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -247,10 +248,13 @@ class TrainedModel(keras.Model):
             per_replica = strategy.run(step, args=(next(iterator),))
             sums.assign_add(strategy.experimental_local_results(per_replica)[0])
 
-        @tf.function
+        @tf.function(autograph=False)
         def several(iterator: Any, count: tf.Tensor) -> None:
-            for _ in tf.range(count):
+            def body(done: tf.Tensor) -> tf.Tensor:
                 one(iterator)
+                return done + 1
+
+            tf.while_loop(lambda done: done < count, body, [tf.constant(0)])
 
         def function(iterator: Any) -> dict[str, float]:
             count = 1
@@ -275,7 +279,8 @@ class TrainedModel(keras.Model):
             "gradient_norm": sums["gradient_norm"] / steps,
         }
         if self._noise_scale:
-            logs["noise_scale"] = sums["trace"] / sums["squared_norm"]
+            measured = sums["squared_norm"]  # 0 before the first full batch
+            logs["noise_scale"] = sums["trace"] / measured if measured else math.nan
         if _scales_loss(self.optimizer):
             logs["skipped_steps"] = sums["skipped"]
             logs["loss_scale"] = float(self.optimizer.dynamic_scale.numpy())

@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_vit.atomic_files import write_text
 from training.checkpoints import Checkpoints, TrainingState
@@ -62,7 +63,12 @@ def flip_a_byte(path):
     path.write_bytes(data)
 
 
+def change_a_digit(path):
+    path.write_text(path.read_text().replace('"epoch": 2', '"epoch": 3'))
+
+
 DAMAGE = {
+    "flipped byte of the state": lambda d: change_a_digit(d / "state.json"),
     "flipped byte": lambda d: flip_a_byte(next(d.glob("*.data*"))),
     "truncated data": lambda d: next(d.glob("*.data*")).write_bytes(b""),
     "missing index": lambda d: next(d.glob("*.index")).unlink(),
@@ -107,11 +113,12 @@ def test_a_failed_write_keeps_what_was_there(run, monkeypatch):
     run.save(1)
 
     def full(*_):
-        raise OSError(28, "No space left on device")
+        message = "{{function_node __wrapped__SaveV2}} No space left on device [Op:SaveV2]"
+        raise tf.errors.ResourceExhaustedError(None, None, message)
 
     monkeypatch.setattr(run.checkpoints._checkpoint, "write", full)
     assert not run.save(2)
-    assert "No space left on device" in run.reported[0]
+    assert "(No space left on device)" in run.reported[0]
     assert "epoch_00001_step_0000000. Training goes on" in run.reported[0]
     assert [p.name for p in run.directory.iterdir()] == ["epoch_00001_step_0000000"]
 
@@ -129,7 +136,8 @@ def test_another_model_is_refused(run):
 def test_state_is_plain_json(run):
     run.save(1)
     content = json.loads((run.directory / "epoch_00001_step_0000000" / "state.json").read_text())
-    assert set(content) == {"epoch", "epoch_step", "history", "seconds", "sha256"}
+    fields = {"epoch", "epoch_step", "history", "seconds", "batch_size"}
+    assert set(content) == fields | {"sha256"}
 
 
 def test_write_text_leaves_one_file(tmp_path):

@@ -83,3 +83,11 @@ def test_a_simple_crop_of_a_tiny_input_is_refused(photo):
         simple_random_crop(
             tf.constant(photo()), tf.constant([0, 1], tf.int64), Preprocessing((4, 9))
         )
+
+
+@pytest.mark.parametrize("function", [resize_small_crop, simple_random_crop])
+def test_of_a_long_strip_only_what_is_kept_is_computed(function):
+    strip = tf.fill([1, 1_000_000, 3], tf.constant(7, tf.uint8))  # 49 GB in the size of the crop
+    seed = tf.constant([0, 1], tf.int64)
+    part = function(strip, seed, Preprocessing(64))
+    np.testing.assert_allclose(part, np.full([64, 64, 3], 7), atol=1e-3)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from training.data import image_check, load_source
+from training.data import image_check, load_source, steps_per_epoch
 from training.data.folder_source import FolderSource
 
 
@@ -80,6 +80,17 @@ def two_classes(count):
 
 
 # === Layouts ===
+
+
+def test_a_test_folder_alone_is_a_set_to_evaluate_on(folder, open_folder):
+    root = folder(["val/dog/a.png", "val/cat/b.png", "val/cat/c.png"])
+    source, report = open_folder(root)
+    assert source.labels == ("cat", "dog")
+    assert source.splits == {"test": 3}
+    assert list(source.class_counts("test")) == [2, 1]
+    assert not report
+    with pytest.raises(ValueError, match="nothing to train on"):
+        steps_per_epoch(source, 2)
 
 
 @pytest.mark.parametrize("test_folder", ["test", "val", "validation"])

@@ -158,7 +158,7 @@ TIMM = Augmentation(mixup_kind="timm", mixup=0.8, cutmix=1.0)
 
 @pytest.mark.parametrize(
     ("augmentation", "batch_size", "count"),
-    [(Augmentation(), 600, 2), (RANDOM, 600, 3), (TIMM, 1200, 3)],
+    [(Augmentation(), 600, 2), (RANDOM, 600, 3), (TIMM, 1200, 3), (TIMM, 999, 3)],
 )
 def test_the_shares_of_several_processes_are_parts_of_what_one_sees(
     digits, augmentation, batch_size, count

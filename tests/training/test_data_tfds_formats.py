@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from training.data import load_source, tfds_readers
+from training.data import load_source, steps_per_epoch, tfds_readers
 from training.data.records.pack import pack
 from training.data.tfds_source import TfdsSource
 
@@ -49,6 +49,12 @@ class NumberedUntested(NumberedPictures):
     """Without anything to test on."""
 
     SPLITS = {"train": COUNT}  # noqa: RUF012
+
+
+class NumberedTestOnly(NumberedPictures):
+    """To evaluate on, as ImageNet-V2."""
+
+    SPLITS = {"test": 10}  # noqa: RUF012
 
 
 class NumberedInOrder(NumberedUntested):
@@ -159,6 +165,14 @@ def test_a_set_in_the_order_of_its_source_is_not_divided(records):
         TfdsSource("numbered", records(NumberedInOrder))
 
 
+def test_a_set_to_evaluate_on_needs_no_training_split(records):
+    source = TfdsSource("numbered", records(NumberedTestOnly))
+    assert source.splits == {"test": 10}
+    assert sorted(numbers(source.examples("test"))) == list(range(10))
+    with pytest.raises(ValueError, match="numbered has nothing to train on: it has the splits"):
+        steps_per_epoch(source, 2)
+
+
 # === Formats ===
 
 
@@ -219,12 +233,15 @@ def test_a_missing_shard_stops_with_its_name(records):
     builder = records()
     source = TfdsSource("numbered", builder)
     shard_file(builder).unlink()
-    with pytest.raises(tf.errors.OpError, match=f"{shard_file(builder).name} is missing"):
+    with (
+        pytest.raises(ValueError, match=f"{shard_file(builder).name} is missing: copy it back"),
+        source.damage.explained(),
+    ):
         numbers(source.examples("train"))
 
 
 def test_a_label_that_is_no_class_stops_with_its_name(prepared):
     source = TfdsSource("numbered", prepared(NumberedUnlabelled))
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"label is not in 0 … 1") as error:
+    message = r"The example \S+__\d+ of numbered has the label -1, which is not in 0 … 1"
+    with pytest.raises(ValueError, match=message), source.damage.explained():
         numbers(source.examples("train"))
-    assert "__" in str(error.value)

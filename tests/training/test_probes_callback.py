@@ -133,6 +133,18 @@ def test_a_run_that_goes_on_repeats_its_last_numbers(tiny_model, digits):
     assert all(row["knn_top1"] != 0.123 for row in rows.rows)
 
 
+def test_the_rest_of_an_epoch_is_not_the_end_of_the_run(tiny_model, digits):
+    last = {"knn_top1": 0.25, "knn_plain_top1": 0.125}
+    model = tiny_model(num_classes=10)
+    callback = ProbeCallback(model, digits, every=3, kinds=["knn"], epochs=6, last=last)
+    callback.set_params({"epochs": 5})  # what is left of epoch 5 has a `fit` of its own
+    logs = {}
+    callback.on_epoch_end(4, logs)
+    assert logs == last
+    callback.on_epoch_end(5, logs)
+    assert logs != last
+
+
 def test_probing_changes_no_weight(tiny_model, digits):
     weights = []
     for probing in (True, False):

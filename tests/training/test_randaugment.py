@@ -215,3 +215,22 @@ def test_both_signs_are_drawn_half_of_the_time(monkeypatch, augmented):
     signs = augmented(np.zeros((1, 1, 3), np.uint8), 1000, layers=1)[:, 0, 0, 0]
     assert set(signs.tolist()) == {0, 2}
     assert 0.44 < (signs == 2).mean() < 0.56
+
+
+@pytest.mark.parametrize("name", ["ShearX", "ShearY"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_shear_takes_the_pixels_of_exact_arithmetic(name, sign):
+    # At magnitude 10 each tenth row comes from half-way between two pixels.
+    image = np.random.default_rng(0).integers(0, 256, (64, 31, 3), np.uint8)
+    seed = tf.constant([0, 1], tf.int64)
+    sheared = OPERATIONS[name](tf.constant(image), 10.0, tf.constant(float(sign)), seed)
+    turned = image if name == "ShearX" else image.transpose(1, 0, 2)
+    height, width, _ = turned.shape
+    tenths = 10 * np.arange(width) + 3 * sign * np.arange(height)[:, None]
+    inside = (tenths > -5) & (tenths < 10 * width - 5)
+    columns = np.clip((tenths + 5) // 10, 0, width - 1)
+    expected = turned[np.arange(height)[:, None], columns]
+    expected = np.where(inside[..., None], expected, 128)
+    if name == "ShearY":
+        expected = expected.transpose(1, 0, 2)
+    np.testing.assert_array_equal(sheared, expected)

@@ -55,6 +55,9 @@ def test_difference_names_every_change():
         ({"distillation": DistillationConfig(weight=2)}, "distillation.weight"),
         ({"sharpness": SharpnessConfig(rho=-1)}, "sharpness.rho"),
         ({"label_smoothing": 1.0}, "label_smoothing"),
+        ({"seed": -1}, "seed must be from 0"),
+        ({"seed": 2**31}, "seed must be from 0"),
+        ({"loss": "bce", "label_smoothing": 0.1}, "set label_smoothing to 0"),
         ({"schedule": ScheduleConfig(warmup_epochs=101)}, "warmup_epochs"),
     ],
 )

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -102,6 +103,22 @@ def test_a_step_of_slurm_is_a_cluster(monkeypatch):
     hosts = resolver.cluster_spec().as_dict()["worker"]
     assert [host.split(":")[0] for host in hosts] == ["node3", "node4"]
     assert resolver.task_id == 1
+
+
+@pytest.mark.parametrize(
+    ("jobs", "task", "expected"),
+    [
+        ({"worker": ["a:1", "b:1"]}, ("worker", 0), True),
+        ({"worker": ["a:1", "b:1"]}, ("worker", 1), False),
+        ({"chief": ["a:1"], "worker": ["b:1"]}, ("chief", 0), True),
+        ({"chief": ["a:1"], "worker": ["b:1"]}, ("worker", 0), False),
+    ],
+)
+def test_a_cluster_has_one_chief(jobs, task, expected):
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec(jobs), task_type=task[0], task_id=task[1]
+    )
+    assert is_chief(SimpleNamespace(cluster_resolver=resolver)) == expected
 
 
 def test_shares_have_no_end_and_go_to_one_device_as_they_are():

@@ -12,7 +12,13 @@ import tensorflow as tf
 
 import keras_vit
 from training.augmentation.config import Augmentation
-from training.callbacks import SaveProgress, TrainingDivergedError
+from training.callbacks import (
+    SaveProgress,
+    TrainingDivergedError,
+    WriteSummaries,
+    save_if_best,
+)
+from training.checkpoints import TrainingState, _digest_of_state
 from training.config import (
     CheckpointConfig,
     DistillationConfig,
@@ -23,7 +29,8 @@ from training.config import (
     ScheduleConfig,
 )
 from training.recipes import RECIPES
-from training.train import check_batch_size, train
+from training.train import WorkerLostError, _lost_workers_explained, check_batch_size, train
+from training.train_step import TrainedModel
 
 
 def rows(workdir):
@@ -168,13 +175,35 @@ def test_a_run_that_was_stopped_before_an_evaluation_begins_with_it(finished, tm
     last = copy / "checkpoints" / "epoch_00003_step_0000000"
     state = json.loads((last / "state.json").read_text())
     state |= {"epoch": 2, "epoch_step": 6, "history": state["history"][:2]}
+    state["sha256"]["state.json"] = _digest_of_state(state)
     (last / "state.json").write_text(json.dumps(state))
     last.rename(last.with_name("epoch_00002_step_0000006"))
     before = rows(workdir)
-    result = train(recipe, copy)
+    shutil.rmtree(copy / "tensorboard")
+    reported = []
+    result = train(recipe, copy, report=reported.append)
     assert [row["epoch"] for row in rows(copy)] == ["1", "2", "3"]
+    assert list((copy / "tensorboard").rglob("events.out.tfevents.*"))
+    assert any(line.startswith("epoch   3/3") for line in reported)
     for name in ("loss", "top1", "val_loss", "val_top1"):
         assert result.history[2][name] == pytest.approx(float(before[2][name]), abs=2e-6)
+
+
+def test_a_run_goes_on_in_the_middle_of_an_epoch_with_another_batch_size(finished, tmp_path):
+    workdir, recipe = finished
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    last = copy / "checkpoints" / "epoch_00003_step_0000000"
+    state = json.loads((last / "state.json").read_text())
+    state |= {"epoch": 2, "epoch_step": 5, "history": state["history"][:2]}
+    state["sha256"]["state.json"] = _digest_of_state(state)
+    (last / "state.json").write_text(json.dumps(state))
+    last.rename(last.with_name("epoch_00002_step_0000005"))
+    other = dataclasses.replace(recipe, batch_size=512)  # 3 steps in an epoch, 2 of them done
+    reported = []
+    train(other, copy, allow_changed=True, report=reported.append)
+    assert "Going on after epoch 2 of 3 and step 2 of the next." in reported
+    assert [row["epoch"] for row in rows(copy)] == ["1", "2", "3"]
 
 
 def test_a_student_learns_from_a_teacher_through_its_token(finished, tmp_path):
@@ -286,5 +315,55 @@ def test_wrong_requests_are_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_the_seed_of_a_run_does_not_draw_another_test_split(tmp_path, monkeypatch):
+    given = {}
+
+    def load(spec, **options):
+        given.update(options)
+        raise ValueError("enough seen")
+
+    monkeypatch.setattr("training.train.load_source", load)
+    with pytest.raises(ValueError, match="enough seen"):
+        train(dataclasses.replace(quick(), seed=5), tmp_path / "run")
+    assert "seed" not in given  # else `keras-vit evaluate` would judge on images of the training
+
+
 def test_training_leaves_the_global_policy_alone(finished):
     assert keras.config.dtype_policy().name == "float32"
+
+
+def test_summaries_that_cannot_be_written_are_reported_once(tiny_model, tmp_path):
+    (tmp_path / "file").write_text("a file where a directory should be")
+    reported = []
+    callback = WriteSummaries(tmp_path / "file" / "tensorboard", reported.append)
+    model = TrainedModel(tiny_model())
+    model.compile("sgd")
+    callback.set_model(model)
+    for epoch in range(2):
+        callback.on_epoch_end(epoch, {"loss": 1.0, "val_loss": 2.0})
+    assert len(reported) == 1
+    assert "Training goes on" in reported[0]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "epoch_step", "is_written"),
+    [([0.5], 0, True), ([0.5, 0.4], 0, False), ([0.4, 0.5], 0, True), ([0.5], 3, False)],
+)
+def test_the_best_model_is_written_when_it_is_there(
+    accuracies, epoch_step, is_written, tiny_model, tmp_path
+):
+    model = tiny_model()
+    trained = TrainedModel(model)
+    trained.compile("sgd")
+    history = [{"val_top1": accuracy} for accuracy in accuracies]
+    (tmp_path / "checkpoints").mkdir()
+    state = TrainingState(len(history), epoch_step, history)
+    save_if_best(trained, model, tmp_path, state)
+    assert (tmp_path / "checkpoints" / "best.keras").exists() == is_written
+
+
+@pytest.mark.parametrize("kind", [tf.errors.UnavailableError, tf.errors.DeadlineExceededError])
+def test_a_lost_worker_is_explained(kind, monkeypatch):
+    monkeypatch.setattr("training.train.is_multiworker", lambda scope: True)
+    with pytest.raises(WorkerLostError, match="same command"), _lost_workers_explained(None):
+        raise kind(None, None, "RPC: /tensorflow.CoordinationService/Heartbeat")

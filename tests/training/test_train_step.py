@@ -165,6 +165,8 @@ def test_the_noise_scale_is_that_of_the_micro_batches(tiny_model, batch):
     trace = (small - large) / (1 / 2 - 1 / 8)
     logs = fit(compiled(model, accumulation=4, noise_scale=True), images, targets)
     assert logs["noise_scale"][0] == pytest.approx(trace / squared, rel=1e-3)
+    trained = compiled(model, accumulation=4, noise_scale=True)
+    assert np.isnan(trained.train_logs()["noise_scale"])  # no full batch so far
     with pytest.raises(ValueError, match="--accumulation 2"):
         TrainedModel(model, noise_scale=True)
 
@@ -190,6 +192,16 @@ def test_dropout_depends_on_the_seed_and_the_step_alone(tiny_model, batch):
         results.append(flat(model))
     np.testing.assert_array_equal(results[0], results[1])
     assert np.abs(results[2] - results[0]).max() > 1e-4
+
+
+def test_bce_is_that_of_deit_3():
+    targets = np.array([[0.0, 0.3, 0.7], [1.0, 0.0, 0.0]])
+    logits = np.array([[0.5, -1.0, 2.0], [3.0, 0.1, -0.2]])
+    # Its engine makes a 1 of every share above 0; torch's BCEWithLogitsLoss averages over classes.
+    sign = np.where(targets > 0, 1.0, -1.0)
+    expected = np.log1p(np.exp(-sign * logits)).mean(axis=1)
+    losses = make_loss("bce")(tf.constant(targets, tf.float32), tf.constant(logits, tf.float32))
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
 
 
 def test_both_heads_of_a_distilled_model_learn_from_the_targets(tiny_model, batch):

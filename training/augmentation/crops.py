@@ -131,7 +131,7 @@ def resize_small_crop(
     shape = tf.cast(tf.shape(pixels)[:2], tf.float32)
     factor = tf.reduce_max(tf.constant([height, width], tf.float32) / shape)
     sides = tf.cast(tf.round(shape * factor), tf.int32)
-    return _crop(_resize(pixels, sides, preprocessing), seed, preprocessing)
+    return _random_part(pixels, sides, seed, preprocessing)
 
 
 def resize_squash_crop(
@@ -158,7 +158,7 @@ def resize_squash_crop(
         TensorShape([14, 14, 3])
     """
     sides = tf.constant(_resized_sides(preprocessing, resize_size))
-    return _crop(_resize(pixels, sides, preprocessing), seed, preprocessing)
+    return _random_part(pixels, sides, seed, preprocessing)
 
 
 def simple_random_crop(
@@ -193,9 +193,16 @@ def simple_random_crop(
     by_height = tf.stack([height, height * sides[1] // sides[0]])  # whole numbers, as torchvision
     by_width = tf.stack([width * sides[0] // sides[1], width])
     cover = tf.where(height * sides[1] >= width * sides[0], by_height, by_width)
-    resized = _resize(pixels, cover, preprocessing)
-    padded = tf.pad(resized, [[play, play], [play, play], [0, 0]], mode="REFLECT")
-    return _crop(padded, seed, preprocessing)
+    offset = _random_offset(cover + 2 * play, seed, preprocessing) - play
+    # What is reflected lies in the part beside the edge.
+    begin = tf.clip_by_value(offset, 0, cover - [height, width])
+    part = preprocessing.resize_part(pixels[None], cover, begin)[0]
+    for axis, side in enumerate((height, width)):
+        places = tf.abs(offset[axis] + tf.range(side))
+        last = cover[axis] - 1
+        places = last - tf.abs(last - places)
+        part = tf.gather(part, places - begin[axis], axis=axis)
+    return tf.ensure_shape(part, preprocessing.output_shape)
 
 
 def _resized_sides(preprocessing: Preprocessing, resize_size: int | None) -> tuple[int, int]:
@@ -211,21 +218,23 @@ def _resized_sides(preprocessing: Preprocessing, resize_size: int | None) -> tup
     return round(height * size / smaller), round(width * size / smaller)
 
 
-def _resize(pixels: tf.Tensor, sides: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    """Resize to any size with the kernel of the evaluation: uint8 [h, w, 3] -> float32."""
-    method = preprocessing.interpolation
-    resized = tf.image.resize(
-        tf.cast(pixels, tf.float32),
-        sides,
-        method="area" if method == "box" else method,
-        antialias=preprocessing.antialias,
-    )
-    return tf.clip_by_value(resized, 0.0, 255.0)
+def _random_part(
+    pixels: tf.Tensor, sides: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing
+) -> tf.Tensor:
+    """Resize with the kernel of the evaluation, and crop the input's size at random.
+
+    Only what is kept is computed: a panorama of 10 x 10,000 pixels would be gigabytes else.
+    """
+    offset = _random_offset(sides, seed, preprocessing)
+    part = preprocessing.resize_part(pixels[None], sides, offset)[0]
+    return tf.ensure_shape(part, preprocessing.output_shape)
 
 
-def _crop(pixels: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    """A random part of the input's size."""
-    return tf.image.stateless_random_crop(pixels, preprocessing.output_shape, seed)
+def _random_offset(sides: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
+    """Where a crop of the input's size begins in an image of some sides: int32 [2]."""
+    room = sides - preprocessing.output_shape[:2] + 1
+    draws = tf.random.stateless_uniform([2], seed, maxval=tf.int32.max, dtype=tf.int32)
+    return draws % room
 
 
 def shift(pixels: tf.Tensor, seed: tf.Tensor, most: int) -> tf.Tensor:

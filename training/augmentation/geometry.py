@@ -14,6 +14,9 @@ import tensorflow as tf
 from training.augmentation.colour import Number
 
 Matrix = Sequence[Number]  # a, b, c, d, e, f
+# Half-way between two pixels, a shear of 0.3 is so in every tenth row, the rounding errors of
+# float32 must not decide which is taken.
+_TIE = 1e-4
 
 
 def affine_nearest(pixels: tf.Tensor, matrix: Matrix, fill: int) -> tf.Tensor:
@@ -37,13 +40,18 @@ def affine_nearest(pixels: tf.Tensor, matrix: Matrix, fill: int) -> tf.Tensor:
     x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
     x_from = a * x + (b * y + c)  # [H, W]
     y_from = d * x + (e * y + f)
-    inside = (x_from > -0.5) & (x_from < width - 0.5) & (y_from > -0.5) & (y_from < height - 0.5)
-    column, row = (tf.cast(tf.floor(v + 0.5), tf.int32) for v in (x_from, y_from))
+    inside = _is_inside(x_from, width) & _is_inside(y_from, height)
+    column, row = (tf.cast(tf.floor(v + (0.5 + _TIE)), tf.int32) for v in (x_from, y_from))
     inside = tf.cast(inside, tf.int32)
     outside = height * width  # the place of the fill, behind the last pixel
     place = (row * width + column) * inside + outside * (1 - inside)
     source = tf.concat([tf.reshape(pixels, [-1, 3]), tf.fill([1, 3], np.uint8(fill))], axis=0)
     return tf.gather(source, place)
+
+
+def _is_inside(place: tf.Tensor, side: int) -> tf.Tensor:
+    """Whether the nearest pixel is one of the image; halves are rounded away from it."""
+    return (place > _TIE - 0.5) & (place < side - (0.5 + _TIE))
 
 
 def slide(

@@ -131,7 +131,7 @@ def mix_pairs(
     share, keep = tf.where(mixed, share, 1.0), tf.where(mixed, keep, 1.0)
 
     # timm's partner is the mirror image of the place in the batch. Neighbours do as well in a
-    # shuffled batch, and a process that holds an even part of it can mix that part by itself.
+    # shuffled batch, and a process that holds a part of it needs at most one more at each end.
     # The last of an odd batch stays with itself.
     size = tf.shape(images)[0]
     partner = tf.minimum(tf.bitwise.bitwise_xor(tf.range(size), 1), size - 1)

@@ -6,7 +6,7 @@ import contextlib
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import tensorflow as tf
 
@@ -163,12 +163,25 @@ class DamageLog:
 
         return dataset.map(safe, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
+    def stop(self, text: str) -> NoReturn:
+        """Stop the run from inside a pipeline; `explained` gives the text to the user.
+
+        Args:
+            text: what is wrong, and what to do about it.
+
+        Raises:
+            ValueError: with the text.
+        """
+        with self._lock:
+            self._error = text
+        raise ValueError(text)
+
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
         """Turn the error that tf.data raises when damage stops the run into one for the user.
 
         Raises:
-            ValueError: in the place of the first error after `guarded` stopped.
+            ValueError: in the place of the first error after `guarded` or `stop` stopped.
 
         Example:
             >>> with DamageLog(10).explained():

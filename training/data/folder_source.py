@@ -52,7 +52,8 @@ def open_folder(path: str, *, seed: int, bad_images: BadImages, report: Report) 
     """Find the classes, the splits and the files that cannot be read.
 
     Args:
-        path: holds `train/CLASS/*` and `test/CLASS/*` (or `val`, `validation`), or `CLASS/*`.
+        path: holds `train/CLASS/*` and `test/CLASS/*` (or `val`, `validation`), or `CLASS/*`, or
+            `test/CLASS/*` alone: a set to evaluate on.
         seed: of the split that is made from `CLASS/*`.
         bad_images: "skip" or "refuse".
         report: called with lines for the user.
@@ -69,7 +70,7 @@ def open_folder(path: str, *, seed: int, bad_images: BadImages, report: Report) 
         raise ValueError(f"folder:{path} is not a directory.")
     folders = _split_folders(root)
     found = {split: _class_files(folder) for split, folder in folders.items()}
-    labels = tuple(sorted(found["train"]))
+    labels = tuple(sorted(found.get("train", found.get("test", {}))))
     if unknown := sorted(set(found.get("test", {})) - set(labels)):
         raise ValueError(
             f"{folders['test']} has classes that {folders['train']} has not: "
@@ -103,19 +104,21 @@ def open_folder(path: str, *, seed: int, bad_images: BadImages, report: Report) 
     _check_not_empty(root, labels, files)
     source = FolderSource(f"folder:{path}", labels, files)
     source.left_out = {str(file): reason for file, reason in bad.items()}
-    if not drawn:
+    if not drawn and "train" in files:
         report_absent_classes(source, report)
     return source
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
     """The folder of each split; "train" alone when the classes stand in the root."""
-    if not (root / "train").is_dir():
-        return {"train": root}
-    for name in _TEST_FOLDERS:
-        if (root / name).is_dir():
-            return {"train": root / "train", "test": root / name}
-    return {"train": root / "train"}
+    train = root / "train"
+    test = next((root / name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
+    if train.is_dir():
+        return {"train": train} if test is None else {"train": train, "test": test}
+    folders = [e for e in root.iterdir() if e.is_dir() and not e.name.startswith(".")]
+    if test is not None and folders == [test]:  # beside others it is a class of that name
+        return {"test": test}
+    return {"train": root}
 
 
 def _class_files(folder: Path) -> dict[str, list[Path]]:
@@ -148,8 +151,9 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _check_not_empty(root: Path, labels: tuple[str, ...], files: dict[str, Files]) -> None:
-    left = {label for _, label in files["train"]}
-    if missing := [name for index, name in enumerate(labels) if index not in left]:
+    left = {label for _, label in files.get("train", ())}
+    missing = [name for index, name in enumerate(labels) if index not in left]
+    if "train" in files and missing:
         raise ValueError(
             f"No readable training images are left for {', '.join(missing[:_SHOWN])} in {root}."
         )

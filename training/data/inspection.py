@@ -62,7 +62,7 @@ class Summary:
     Args:
         spec: as given to `load_source`.
         labels: class names.
-        splits: the training and the test split.
+        splits: the training split, if there is one, and the test split.
         damaged: name -> reason of the examples that cannot be used, as far as they were met.
     """
 
@@ -92,7 +92,11 @@ def summarize(source: DataSource, *, sample: int | None = 1000) -> Summary:
         (1437, 8)
     """
     with source.damage.explained():
-        splits = {split: _summarize(source, split, sample) for split in ("train", "test")}
+        splits: dict[str, SplitSummary] = {
+            split: _summarize(source, split, sample)
+            for split in ("train", "test")
+            if split in source.splits
+        }
     damaged = {**source.left_out, **source.damage.reasons}
     return Summary(source.spec, source.labels, splits, damaged)
 

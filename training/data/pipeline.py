@@ -45,14 +45,14 @@ def steps_per_epoch(source: DataSource, batch_size: int) -> int:
         The number of steps.
 
     Raises:
-        ValueError: if there is not one full batch.
+        ValueError: if there is not one full batch, or no training split.
 
     Example:
         >>> from training.data import load_source
         >>> steps_per_epoch(load_source("digits"), 64)
         23
     """
-    count = source.splits["train"]
+    count = source.training_examples
     if batch_size > count:
         raise ValueError(
             f"batch_size={batch_size} is more than the {count} training images of {source.spec}: "
@@ -111,9 +111,7 @@ def training_batches(
     own = _own_size(batch_size, share)
     num_classes = len(source.labels)
     blank = (tf.zeros(preprocessing.output_shape), tf.zeros([num_classes]), tf.zeros([]))
-    # big_vision blends with the neighbour before: the first of a share needs it too.
-    rolled = augmentation.mixup and augmentation.mixup_kind == "big_vision"
-    extra = int(share.count > 1 and bool(rolled))
+    before, after = _partners(augmentation, batch_size, share)
 
     def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
         epoch_seed = tf.constant(seed, tf.int64) + _EPOCH_STRIDE * epoch
@@ -157,17 +155,18 @@ def training_batches(
 
             parts = tf.cond(tf.reduce_all(weights > 0), all_of_them, the_others)
             images, targets = (
-                tf.ensure_shape(part[extra:], (own, *part.shape[1:])) for part in parts
+                tf.ensure_shape(part[before : before + own], (own, *part.shape[1:]))
+                for part in parts
             )
-            return images, targets, weights[extra:]
+            return images, targets, weights[before : before + own]
 
         examples = _repeated(source, epoch_seed, first * batch_size, augmentation.repeats)
         batches = _decoded(
             source,
-            _shared(_filled(examples, steps * batch_size), first, batch_size, share, extra),
+            _shared(_filled(examples, steps * batch_size), first, batch_size, share, before, after),
             augmented,
             blank,
-        ).batch(own + extra, drop_remainder=True)
+        ).batch(before + own + after, drop_remainder=True)
         if augmentation.mixup or augmentation.cutmix:
             batches = batches.enumerate(first).map(mixed)
         return batches.take(steps - first)
@@ -214,7 +213,7 @@ def validation_batches(
         return image, tf.one_hot(example["label"], num_classes), example["weight"]
 
     filled = _filled(source.examples(split), steps * batch_size)
-    shared = _shared(filled, tf.constant(0, tf.int64), batch_size, share, extra=0)
+    shared = _shared(filled, tf.constant(0, tf.int64), batch_size, share)
     blank = (tf.zeros(preprocessing.output_shape), tf.zeros([num_classes]), tf.zeros([]))
     return (
         _decoded(source, shared, prepared, blank)
@@ -285,6 +284,17 @@ def _own_size(batch_size: int, share: Share) -> int:
     return batch_size // share.count
 
 
+def _partners(augmentation: Augmentation, batch_size: int, share: Share) -> tuple[int, int]:
+    """How many examples before and after a share are blended with some of its own."""
+    if share.count == 1 or not (augmentation.mixup or augmentation.cutmix):
+        return 0, 0
+    if augmentation.mixup_kind == "big_vision":  # each with the neighbour before
+        return 1, 0
+    own = batch_size // share.count
+    begin, end = share.index * own, (share.index + 1) * own
+    return begin % 2, int(end % 2 == 1 and end < batch_size)  # in pairs
+
+
 def _repeated(
     source: DataSource, seed: tf.Tensor, start: tf.Tensor, repeats: int
 ) -> tf.data.Dataset:
@@ -315,7 +325,12 @@ def _filled(examples: tf.data.Dataset, size: int) -> tf.data.Dataset:
 
 
 def _shared(
-    examples: tf.data.Dataset, first_step: tf.Tensor, batch_size: int, share: Share, extra: int
+    examples: tf.data.Dataset,
+    first_step: tf.Tensor,
+    batch_size: int,
+    share: Share,
+    before: int = 0,
+    after: int = 0,
 ) -> tf.data.Dataset:
     """The examples of one share, with their places in the epoch, before anything is decoded.
 
@@ -324,7 +339,8 @@ def _shared(
         first_step: the number of that batch.
         batch_size: of the whole batch.
         share: which part.
-        extra: 1 to put the neighbour before the share in front of it.
+        before: 1 to put the neighbour before the share in front of it. Default 0.
+        after: 1 to put the neighbour after the share behind it. Default 0.
 
     Returns:
         A data set of (place int64, example).
@@ -335,8 +351,8 @@ def _shared(
     own = batch_size // share.count
 
     def pick(places: tf.Tensor, batch: dict) -> tf.data.Dataset:
-        indices = share.index * own + tf.range(own)
-        if extra:
+        indices = share.index * own + tf.range(own + after)
+        if before:
             count = tf.maximum(tf.cast(tf.reduce_sum(batch["weight"]), tf.int32), 1)
             neighbour = tf.math.floormod(share.index * own - 1, count)
             indices = tf.concat([[neighbour], indices], axis=0)

@@ -23,7 +23,8 @@ class DataSource(abc.ABC):
     Attributes:
         spec: what it was opened from, such as "folder:photos".
         labels: the class names; an example's label is an index into them.
-        splits: the number of usable examples in each split; "train" and "test" are always there.
+        splits: the number of usable examples in each split; "test" is always there, and "train" but
+            for a set to evaluate on, such as ImageNet-V2.
         left_out: name -> reason of the examples that were found to be unusable on opening.
         has_known_labels: whether `class_counts` is free.
         is_checked: whether every image was decoded once on opening, and only good ones are left.
@@ -82,6 +83,20 @@ class DataSource(abc.ABC):
             counts += np.bincount(labels, minlength=len(self.labels))
         return counts
 
+    @property
+    def training_examples(self) -> int:
+        """How many examples there are to learn from.
+
+        Raises:
+            ValueError: if it is a set to evaluate on.
+        """
+        if "train" not in self.splits:
+            raise ValueError(
+                f"{self.spec} has nothing to train on: it has the splits "
+                f"{', '.join(sorted(self.splits))}. It can be evaluated on."
+            )
+        return self.splits["train"]
+
     @functools.cached_property
     def damage(self) -> DamageLog:
         """Where pipelines note the examples that cannot be used; `load_source` sets it up."""
@@ -100,7 +115,8 @@ def load_source(
 
     Args:
         spec: "digits" (scikit-learn's handwritten digits), "folder:PATH" (`train/CLASS/*` and
-            `test/CLASS/*`, or `CLASS/*`, of which a seeded tenth becomes the test split),
+            `test/CLASS/*`, or `CLASS/*`, of which a seeded tenth becomes the test split; a folder
+            with `test/CLASS/*` alone is to evaluate on),
             "tfds:NAME[/CONFIG]", "records:PATH" (what `keras-vit data pack` wrote), or
             "webdataset:PATTERN" (`train-{00000..00015}.tar`, or a folder of `train-*.tar` and
             `test-*.tar`).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -37,12 +37,15 @@ class Reader(Protocol):
         """The examples from `start` on, in an order that the seed decides."""
 
 
-def reader_for(spec: str, builder: tfds.core.DatasetBuilder) -> Reader:
+def reader_for(
+    spec: str, builder: tfds.core.DatasetBuilder, stop: Callable[[str], NoReturn]
+) -> Reader:
     """The reader for the files of a prepared data set.
 
     Args:
         spec: as given to `load_source`.
         builder: of the data set.
+        stop: called inside a pipeline with the reason why it cannot go on; raises it.
 
     Returns:
         The reader.
@@ -54,7 +57,7 @@ def reader_for(spec: str, builder: tfds.core.DatasetBuilder) -> Reader:
     kind = "tfrecord" if file_format is None else file_format.value
     again = "`tfds build --file_format=tfrecord`"
     if kind == "tfrecord":
-        return RecordReader(builder)
+        return RecordReader(builder, stop)
     if kind != "array_record":
         raise ValueError(
             f"{spec} is prepared as {kind}, which cannot be read here: prepare it as TFRecords, "
@@ -76,15 +79,18 @@ class RecordReader:
 
     Args:
         builder: of the data set.
+        stop: as of `reader_for`.
     """
 
-    def __init__(self, builder: tfds.core.DatasetBuilder) -> None:
+    def __init__(self, builder: tfds.core.DatasetBuilder, stop: Callable[[str], NoReturn]) -> None:
         self._builder = builder
+        self._stop = stop
 
     def examples(self, instruction: str) -> tf.data.Dataset:
         """See `Reader.examples`."""
         shards = self._shards(instruction)
-        return self._parsed(tf.data.Dataset.range(len(shards)).flat_map(_opener(shards)))
+        opener = _opener(shards, self._stop)
+        return self._parsed(tf.data.Dataset.range(len(shards)).flat_map(opener))
 
     def shuffled(
         self, instruction: str, seed: tf.Tensor, start: int | tf.Tensor
@@ -92,7 +98,7 @@ class RecordReader:
         """See `Reader.shuffled`; what is left out is read, but not parsed or decoded."""
         shards = self._shards(instruction)
         records = tf.data.Dataset.from_tensor_slices(_drawn_order(len(shards), seed)).interleave(
-            _opener(shards),
+            _opener(shards, self._stop),
             cycle_length=_OPEN_SHARDS,
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
@@ -176,14 +182,22 @@ class ArrayReader:
         return numbers.batch(_READ_TOGETHER).map(together).prefetch(2).unbatch()
 
 
-def _opener(shards: list[Shard]) -> Callable[[tf.Tensor], tf.data.Dataset]:
+def _opener(
+    shards: list[Shard], stop: Callable[[str], NoReturn]
+) -> Callable[[tf.Tensor], tf.data.Dataset]:
     """A function that reads one of the shards: number -> data set of (record, name)."""
     columns = list(zip(*shards, strict=True))
+
+    def existing(path: bytes) -> bytes:
+        # A data set of a missing file would raise the same error for ever.
+        if not tf.io.gfile.exists(path.decode()):
+            stop(f"{path.decode()} is missing: copy it back, or prepare the data set again.")
+        return path
 
     def read(number: tf.Tensor) -> tf.data.Dataset:
         path = tf.constant(columns[0])[number]
         first, count = (tf.constant(column, tf.int64)[number] for column in columns[1:])
-        there = tf.numpy_function(_existing, [path], tf.string, stateful=False)
+        there = tf.numpy_function(existing, [path], tf.string, stateful=False)
         records = tf.data.TFRecordDataset(tf.ensure_shape(there, ())).skip(first)
         # After a damaged record nothing of its shard can be found: the rest is empty, so that
         # each example is still there, and can be named.
@@ -198,13 +212,6 @@ def _opener(shards: list[Shard]) -> Callable[[tf.Tensor], tf.data.Dataset]:
         )
 
     return read
-
-
-def _existing(path: bytes) -> bytes:
-    """The path itself; a data set of a missing file would raise the same error for ever."""
-    if not tf.io.gfile.exists(path.decode()):
-        raise FileNotFoundError(f"{path.decode()} is missing: copy it back, or prepare it again.")
-    return path
 
 
 def _drawn_order(count: int, seed: tf.Tensor) -> tf.Tensor:

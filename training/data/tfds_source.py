@@ -9,10 +9,13 @@ import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from training.data.damage import DamageLog
 from training.data.source import DataSource, Report
 from training.data.tfds_readers import reader_for
 
@@ -47,12 +50,14 @@ class TfdsSource(DataSource):
                 f"label, and has {', '.join(features)}."
             )
         self.labels = tuple(label.names)
-        self._reader = reader_for(spec, builder)
+        self.damage = DamageLog(0)  # until the splits are known
+        self._reader = reader_for(spec, builder, lambda text: self.damage.stop(text))
         self._instructions = self._choose_splits(builder.info, report)
         self.splits = {
             split: builder.info.splits[name].num_examples
             for split, name in self._instructions.items()
         }
+        self.damage = DamageLog(sum(self.splits.values()))
 
     def examples(self, split: str) -> tf.data.Dataset:
         """See `DataSource.examples`."""
@@ -66,7 +71,7 @@ class TfdsSource(DataSource):
         """The TFDS split, or the part of one, behind each split."""
         names = {name: name for name in info.splits}
         test = next((n for n in _TEST_SPLITS if n in names and self._is_labelled(n)), None)
-        if test is not None and "train" in names:
+        if test is not None:  # without "train" it is a set to evaluate on
             return names | {"test": test}
         # TFDS shuffles what it prepares; in the order of its source, the end may be one class.
         if "train" not in names or info.disable_shuffling:
@@ -86,20 +91,30 @@ class TfdsSource(DataSource):
     def _is_labelled(self, name: str) -> bool:
         """Whether the labels of a split are known: ImageNet's test has only -1."""
         first = self._reader.examples(name).take(1)
-        return all(example["label"] >= 0 for example in first.as_numpy_iterator())
+        with self.damage.explained():
+            return all(example["label"] >= 0 for example in first.as_numpy_iterator())
 
     def _checked(self, examples: tf.data.Dataset) -> tf.data.Dataset:
         """Stop at a label that is no class: training would take it for none of them silently."""
         last = len(self.labels) - 1
-        message = f"{self.spec} has an example whose label is not in 0 … {last} (name, label):"
+
+        def refuse(name: bytes, label: np.int64) -> NoReturn:
+            self.damage.stop(
+                f"The example {name.decode(errors='replace')} of {self.spec} has the label "
+                f"{label}, which is not in 0 … {last}, its {last + 1} classes: choose a split that "
+                f"has labels, or mend them and prepare the set again."
+            )
 
         def check(example: dict) -> dict:
             label = example["label"]
-            known = tf.debugging.Assert(
-                (label >= 0) & (label <= last), [message, example["name"], label]
+            checked = tf.cond(
+                (label >= 0) & (label <= last),
+                lambda: label,
+                lambda: tf.numpy_function(
+                    refuse, [example["name"], label], tf.int64, stateful=False
+                ),
             )
-            with tf.control_dependencies([known]):
-                return {**example, "label": tf.identity(label)}
+            return {**example, "label": tf.ensure_shape(checked, ())}
 
         return examples.map(check)
 

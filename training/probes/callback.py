@@ -32,6 +32,8 @@ class ProbeCallback(keras.callbacks.Callback):
         split: what is judged on. Default "test".
         batch_size: images per step. Default 64.
         num_neighbours: of "knn". Default 20.
+        epochs: of the whole run, the last of which is probed. Default None: those that `fit` is
+            told, which may be a part of them when a run goes on.
         last: the numbers until the next probe, of a run that goes on: its last row of metrics.
             Default None.
         report: called with lines for the user. Default `print`.
@@ -60,6 +62,7 @@ class ProbeCallback(keras.callbacks.Callback):
         split: str = "test",
         batch_size: int = 64,
         num_neighbours: int = NUM_NEIGHBOURS,
+        epochs: int | None = None,
         last: Mapping[str, float] | None = None,
         report: Callable[[str], None] = print,
     ) -> None:
@@ -72,6 +75,7 @@ class ProbeCallback(keras.callbacks.Callback):
             )
         self._names = probe_names(kinds, shots)
         self._every = every
+        self._epochs = epochs
         self._source = source
         self._split = split
         self._batch_size = batch_size
@@ -89,7 +93,7 @@ class ProbeCallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Probe if it is time, and add the numbers to the logs."""
         done = epoch + 1
-        is_last = done == (self.params or {}).get("epochs")
+        is_last = done == (self._epochs or (self.params or {}).get("epochs"))
         if not self._last or done % self._every == 0 or is_last:
             # A `TrainedModel` is judged by the moving average of its weights where there is one.
             with getattr(self.model, "averaged_weights", contextlib.nullcontext)():

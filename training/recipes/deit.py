@@ -77,22 +77,26 @@ def deit3() -> Recipe:
 
     keras-vit train deit3 --data-dir gs://my-bucket/tfds --workdir runs/deit3
 
-    The published model has 81.4 % top-1. Not run here.
+    The numbers are those of the command that its authors publish, but that stochastic depth rises
+    to 0.05 here and is 0.05 in each block there. The published model has 81.4 % top-1. Not run
+    here.
     """
     return Recipe(
         data="tfds:imagenet2012",
         epochs=800,
         batch_size=2048,
-        loss="sigmoid",
+        loss="bce",
         model=ModelConfig(
             variant="deit3_small_patch16_224",
             drop_path_rate=0.05,
+            init_values=1e-4,
             initial_weights="timm",
             dtype="mixed_bfloat16",
         ),
         preprocessing=PreprocessingConfig(crop_fraction=1.0),
-        optimizer=OptimizerConfig(name="lamb", learning_rate=4e-3, weight_decay=0.02),
-        schedule=ScheduleConfig(warmup_epochs=5.0, start_fraction=1e-3, final_fraction=1e-3),
+        optimizer=OptimizerConfig(name="lamb", learning_rate=4e-3, weight_decay=0.05),
+        # From 1e-6 to the peak, then down to 1e-5.
+        schedule=ScheduleConfig(warmup_epochs=5.0, start_fraction=2.5e-4, final_fraction=2.5e-3),
         augmentation=Augmentation(
             crop="inception",
             crop_area=(0.08, 1.0),

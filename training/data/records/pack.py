@@ -118,9 +118,9 @@ def plan(source: DataSource, seed: int, shards: int | None) -> list[Part]:
         The parts of the training split, then those of the test split.
 
     Raises:
-        ValueError: if there are fewer training examples than shards.
+        ValueError: if there are fewer training examples than shards, or none.
     """
-    train = source.splits["train"]
+    train = source.training_examples
     if shards is not None and not 1 <= shards <= train:
         raise ValueError(
             f"shards={shards} is not between 1 and the {train} training examples of {source.spec}."
