@@ -98,7 +98,8 @@ def read_timm(
         )
     variant = get_variant(name)
     transform = config.get("pretrained_cfg") or config  # the first configs had it all in one
-    model_args = config.get("model_args") or {}
+    # timm drops what is null and takes the variant's own
+    model_args = {k: v for k, v in (config.get("model_args") or {}).items() if v is not None}
     check_fields(arrays.path, model_args, _FIELDS)
     check_fields(
         arrays.path, transform, {"crop_pct": "number", "mean": "numbers", "std": "numbers"}

@@ -44,6 +44,8 @@ def timm_config(model: VisionTransformer) -> tuple[dict[str, Any], bool]:
     fixed = set(_FROM_VARIANT)
     if config["pre_norm"] != config["patch_bias"]:  # as timm's own argument pre_norm has it
         fixed -= {"pre_norm", "patch_bias"}
+    if config["init_values"] is None:  # nor can timm be told to leave out a variant's scales
+        fixed.add("init_values")
     rows = [row for row in ROWS if not differences(row) & fixed]
     if not rows:
         own = {key: config[key] for key in sorted(fixed) if config[key] != defaults[key]}
