@@ -85,7 +85,7 @@ def draw(
     arrays: dict[str, np.ndarray],
     names: Sequence[str],
 ) -> Figure:
-    """The picture of what `compute` gave.
+    r"""The picture of what `compute` gave.
 
     Args:
         model: that it is of.
@@ -103,7 +103,7 @@ def draw(
         >>> images = np.zeros([1, 16, 16, 3], "float32")
         >>> arrays = compute(model, images, "attribution", class_id=1)
         >>> draw(model, images, "attribution", arrays, ["cat.jpg"]).get_suptitle()
-        'cat.jpg: 1 0.333'
+        'cat.jpg\n1 0.333'
     """
     from keras_vit.explain import pictures, plots
 
@@ -122,7 +122,7 @@ def draw(
     if "class_ids" in arrays:
         pairs = zip(arrays["class_ids"], arrays["scores"], strict=True)
         classes = [f"{model.labels[i] if model.labels else i} {score:.3f}" for i, score in pairs]
-        titles = [": ".join(both) for both in zip(titles, classes, strict=True)]
+        titles = ["\n".join(both) for both in zip(titles, classes, strict=True)]
     seen = pictures.display_images(model, images)
     if method == "attention" and len(images) == 1:
         maps = pictures.fit_maps(model, array[0], size)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _HEAT = "inferno"
 _ALPHA = 0.6
-_LONGEST_TITLE = 34
+_LETTER = 0.6  # the mean width of a letter, in sizes of its font
 
 
 def display_images(model: VisionTransformer, images: Any) -> np.ndarray:
@@ -99,7 +99,7 @@ def draw_overlay(image: np.ndarray, heat: np.ndarray, title: str = "", label: st
         image: [H, W, 3] in [0, 1], see `display_images`.
         heat: [H, W] over the same pixels, see `fit_maps`; or colours [H, W, 3] in [0, 1], which are
             shown by themselves.
-        title: above both. Default "".
+        title: above both, its lines cut to the width of the figure. Default "".
         label: of the colour bar. Default "".
 
     Returns:
@@ -110,13 +110,14 @@ def draw_overlay(image: np.ndarray, heat: np.ndarray, title: str = "", label: st
         3
     """
     height, width = image.shape[:2]
-    figure = new_figure(2 * _side(width, height) + 1.2, _side(height, width) + 0.6)
+    long, short = max(_side(width, height), 1.5), _side(height, width)
+    figure = new_figure(2 * long + 1.2, short + 0.6)
     left, right = figure.subplots(1, 2)
     _show(left, image)
     shown = _show(right, image, heat)
     if heat.ndim == 2:
         figure.colorbar(shown, ax=right, label=label)
-    figure.suptitle(title)
+    _set_title(figure, title)
     return figure
 
 
@@ -129,7 +130,7 @@ def draw_sheet(
         images: [N, H, W, 3] in [0, 1], see `display_images`.
         maps: [N, H, W] over the same pixels, each drawn from its own smallest to its own largest
             value; or colours [N, H, W, 3], which are shown by themselves.
-        titles: of each pair. Default (): none.
+        titles: of each pair, their lines cut to its width. Default (): none.
         label: of the colour bar. Default "".
 
     Returns:
@@ -142,8 +143,9 @@ def draw_sheet(
     count, (height, width) = len(images), images.shape[1:3]
     across = max(1, min(count, round(math.sqrt(count * height / width / 1.5)), 6))
     down = -(-count // across)
-    long, short = _side(width, height) / 2, _side(height, width) / 2
-    figure = new_figure(across * (2 * long + 0.2) + 0.8, down * (short + 0.3) + 0.4)
+    long, short = max(_side(width, height) / 2, 0.7), _side(height, width) / 2
+    text = 0.16 * max((len(title.splitlines()) for title in titles), default=0)
+    figure = new_figure(across * (2 * long + 0.2) + 1.2, down * (short + text + 0.1) + 0.4)
     axes = figure.subplots(down, 2 * across, squeeze=False)
     for axis in axes.flat[2 * count :]:
         axis.remove()
@@ -152,9 +154,13 @@ def draw_sheet(
         _show(left, images[index])
         shown = _show(right, images[index], maps[index])
         if index < len(titles):
-            left.set_title(_short(titles[index]), fontsize=8, loc="left")
+            fitted = _fitted(titles[index], 2 * long, size=8)
+            left.set_title(fitted, fontsize=8, loc="left", parse_math=False)
     if maps.ndim == 3:
-        bar = figure.colorbar(shown, ax=figure.axes[:], shrink=0.6, label=label)
+        fraction = 0.25 / figure.get_figwidth()
+        bar = figure.colorbar(
+            shown, ax=figure.axes[:], shrink=0.6, fraction=fraction, pad=fraction, label=label
+        )
         bar.set_ticks(shown.get_clim(), labels=["least", "most"])
     return figure
 
@@ -165,7 +171,7 @@ def draw_heads(image: np.ndarray, maps: np.ndarray, title: str = "", label: str 
     Args:
         image: [H, W, 3] in [0, 1], see `display_images`.
         maps: [heads, H, W] over the same pixels, see `fit_maps`; all on one scale.
-        title: above all. Default "".
+        title: above all, its lines cut to the width of the figure. Default "".
         label: of the colour bar. Default "".
 
     Returns:
@@ -177,10 +183,10 @@ def draw_heads(image: np.ndarray, maps: np.ndarray, title: str = "", label: str 
     """
     height, width = image.shape[:2]
     count = len(maps) + 2
-    across = min(count, max(3, math.ceil(math.sqrt(count * height / width))))
+    long, short = max(_side(width, height) / 1.6, 0.8), _side(height, width) / 1.6
+    across = min(count, max(3, math.ceil(math.sqrt(count * short / long))))
     down = -(-count // across)
-    long, short = _side(width, height) / 1.6, _side(height, width) / 1.6
-    figure = new_figure(across * long + 1.2, down * (short + 0.3) + 0.6)
+    figure = new_figure(across * long + 1.2, down * (short + 0.4) + 0.8)
     axes = figure.subplots(down, across, squeeze=False)
     for axis in axes.flat[count:]:
         axis.remove()
@@ -191,7 +197,7 @@ def draw_heads(image: np.ndarray, maps: np.ndarray, title: str = "", label: str 
         shown = _show(axis, image, heat, limits)
         axis.set_title(name, fontsize=9)
     figure.colorbar(shown, ax=figure.axes[:], shrink=0.8, label=label)
-    figure.suptitle(title)
+    _set_title(figure, title)
     return figure
 
 
@@ -226,8 +232,17 @@ def _side(this: int, other: int) -> float:
     return 3.6 * this / max(this, other)
 
 
-def _short(title: str) -> str:
-    return title if len(title) <= _LONGEST_TITLE else f"{title[: _LONGEST_TITLE - 1]}…"
+def _fitted(title: str, width: float, size: float) -> str:
+    """The title with each of its lines cut to what a width in inches holds."""
+    columns = max(6, int(width * 72 / (_LETTER * size)))
+    lines = title.splitlines()
+    return "\n".join(x if len(x) <= columns else f"{x[: columns - 1]}…" for x in lines)
+
+
+def _set_title(figure: Figure, title: str) -> None:
+    """Put a title above all; a `$` in the name of a file or a class is no formula."""
+    fitted = _fitted(title, figure.get_figwidth(), size=11)
+    figure.suptitle(fitted, fontsize=11, parse_math=False)
 
 
 def _show(

@@ -30,15 +30,20 @@ def draw_distances(distances: np.ndarray, image_size: tuple[int, int]) -> Figure
     """
     figure = new_figure(6, 4)
     axis = figure.subplots()
+    from matplotlib import colormaps
+
+    heads = distances.shape[1]
+    colours = colormaps["tab10" if heads <= 10 else "tab20"]
     for head, column in enumerate(distances.T):
-        axis.plot(range(len(column)), column, "o", markersize=5, label=f"head {head}")
+        colour = colours(head % colours.N)
+        axis.plot(range(len(column)), column, "o", color=colour, markersize=5, label=f"head {head}")
     axis.plot(range(len(distances)), distances.mean(axis=1), color="#9a9a9a", zorder=0)
     axis.set_xlabel("network depth (block)")
     axis.set_ylabel("mean attention distance, pixels")
     axis.set_ylim(bottom=0)
     axis.locator_params(axis="x", integer=True)
     axis.spines[["top", "right"]].set_visible(False)
-    if distances.shape[1] <= 16:
+    if heads <= 16:
         axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     axis.set_title(f"images of {image_size[0]} x {image_size[1]}; the line is the mean", fontsize=9)
     return figure
@@ -47,8 +52,8 @@ def draw_distances(distances: np.ndarray, image_size: tuple[int, int]) -> Figure
 def draw_positions(similarity: np.ndarray) -> Figure:
     """A mosaic with a small map for each patch: how alike its position is to all the others.
 
-    Figure 7 centre of Dosovitskiy et al. (2021). Of large grids every second, third, … row and
-    column has a map.
+    Figure 7 centre of Dosovitskiy et al. (2021). Of more than 16 rows every second, third, … has
+    maps, and of more than 16 columns too.
 
     Args:
         similarity: [grid_h, grid_w, grid_h, grid_w], see `position_similarity`.
@@ -61,17 +66,19 @@ def draw_positions(similarity: np.ndarray) -> Figure:
         2
     """
     rows, columns = similarity.shape[:2]
-    step = -(-max(rows, columns) // 16)
-    tiles = similarity[::step, ::step]
-    figure = new_figure(7.2, 6.4 * tiles.shape[0] / tiles.shape[1] + 0.6)
+    down, across = -(-rows // 16), -(-columns // 16)
+    tiles = similarity[::down, ::across]
+    mosaic = _mosaic(tiles)
+    height, width = (6.4 * side / max(mosaic.shape) for side in mosaic.shape)
+    figure = new_figure(max(width, 1.6) + 0.8, max(height, 2.4) + 0.6)
     axis = figure.subplots()
-    shown = axis.imshow(_mosaic(tiles), cmap="viridis", vmin=-1, vmax=1, interpolation="nearest")
+    shown = axis.imshow(mosaic, cmap="viridis", vmin=-1, vmax=1, interpolation="nearest")
     centres = [
         (size + 1) * np.arange(count) + (size - 1) / 2
         for size, count in zip((rows, columns), tiles.shape[:2], strict=True)
     ]
-    axis.set_yticks(centres[0], [str(step * index) for index in range(tiles.shape[0])])
-    axis.set_xticks(centres[1], [str(step * index) for index in range(tiles.shape[1])])
+    axis.set_yticks(centres[0], [str(down * index) for index in range(tiles.shape[0])])
+    axis.set_xticks(centres[1], [str(across * index) for index in range(tiles.shape[1])])
     axis.set_ylabel("row of the patch")
     axis.set_xlabel("column of the patch")
     axis.spines[:].set_visible(False)

@@ -1,5 +1,7 @@
 """Pictures: that maps lie where the patches are, and that files hold something."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -91,6 +93,43 @@ def test_the_hottest_pixel_of_the_picture_is_where_the_map_says(tmp_path):
                     int(box.x0) : int(box.x1)]  # fmt: skip
     assert pixels[int(row), int(column)] == inside[2:-2, 2:-2].max() > 100
     assert np.median(inside) < 10
+
+
+@pytest.mark.parametrize("size", [(8, 8), (64, 4), (4, 64)])
+def test_titles_lie_within_the_figure_and_beside_each_other(size):
+    """Names are shown as they are, also those that would be formulas, and cut if need be."""
+    name = "a$x^$b_{.jpg\n" + "tench, Tinca tinca, " * 9
+    image, maps = np.zeros((*size, 3)), np.zeros((12, *size))
+    for figure in (
+        pictures.draw_overlay(image, maps[0], name, "relevance"),
+        pictures.draw_heads(image, maps, name, "attention"),
+        pictures.draw_sheet(np.zeros((7, *size, 3)), maps[:7], [name] * 7, "share"),
+    ):
+        figure.savefig(io.BytesIO(), dpi=100)
+        texts = [figure._suptitle] if figure._suptitle else []
+        texts += [part for axis in figure.axes for part in (axis.title, axis._left_title)]
+        boxes = [text.get_window_extent() for text in texts if text.get_text()]
+        assert boxes
+        for box in boxes:
+            assert box.x0 >= 0
+            assert box.x1 <= figure.bbox.x1
+            assert box.y1 <= figure.bbox.y1
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+        assert any("a$x^$b_{" in text.get_text() for text in texts)
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (32, 2), (2, 40), (37, 37)])
+def test_positions_of_any_grid_make_a_picture_of_a_size_to_look_at(grid):
+    figure = plots.draw_positions(np.zeros((*grid, *grid)))
+    assert max(figure.get_size_inches()) < 8
+    assert min(figure.get_size_inches()) > 2
+    rows = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert rows == [str(row) for row in range(0, grid[0], -(-grid[0] // 16))]
+
+
+def test_heads_have_colours_of_their_own():
+    figure = plots.draw_distances(np.zeros((3, 16)), (224, 224))
+    assert len({line.get_color() for line in figure.axes[0].lines}) == 17  # and their mean
 
 
 def test_filters_of_other_channels_are_refused():

@@ -4,8 +4,7 @@
 const AT_ONCE = 3; // images under way at a time
 const RETRY_MS = 2000;
 const REFRESH_MS = 5000; // versions and labels come and go
-const UNREADABLE =
-  "This is not an image this model can read. It takes complete JPEG, PNG, GIF and BMP files.";
+const READABLE = "It takes complete JPEG, PNG, GIF and BMP files.";
 
 const byId = (id) => document.getElementById(id);
 const answers = byId("answers");
@@ -234,7 +233,7 @@ function show(item, answer, roundTrip) {
   const times = `server ${ms(answer.milliseconds)}, round trip ${ms(roundTrip)}`;
   const facts = `${answer.model}, version ${answer.version} · ${times}`;
   if (!answer.valid) {
-    fail(item, UNREADABLE);
+    fail(item, unreadable(item.file));
     part(item, ".facts").textContent = facts;
     return;
   }
@@ -246,6 +245,14 @@ function show(item, answer, roundTrip) {
   showAttention(item, answer);
   const best = labels.length ? `${labels[0].label}, ${percent(labels[0].score)}` : "answered";
   say(`${item.name}: ${best}`);
+}
+
+function unreadable(file) {
+  // By its name: what is named as an image of a known kind and is none may be damaged.
+  const kind = /^image\/(?!jpeg|png|gif|bmp)([a-z0-9]+)/.exec(file.type);
+  return kind
+    ? `This model cannot read ${kind[1].toUpperCase()} files. ${READABLE}`
+    : `This is not an image this model can read. ${READABLE}`;
 }
 
 function row({ label, score }) {

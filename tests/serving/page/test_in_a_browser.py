@@ -85,6 +85,13 @@ def test_dropped_files_are_answered_each_for_itself(page, files):
     assert "round trip" in facts
 
 
+def test_images_of_other_formats_are_named(page, files):
+    """The browser shows them, so that "no image" would not be understood."""
+    (files / "new.webp").write_bytes(b"RIFF")
+    page.drop(files / "new.webp")
+    page.wait_for(".note", "This model cannot read WEBP files. It takes complete JPEG")
+
+
 def test_the_attention_lies_on_what_the_model_sees(page, files):
     page.drop(files / "photo.jpg")
     page.wait(ANSWERED, 1)
