@@ -37,7 +37,7 @@ def predict(
         raise StatusError(
             grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.'
         )
-    feeds = _feeds(signature, request)
+    feeds = input_feeds(signature, request)
     outputs = _outputs(signature, list(request.output_filter))
     values = servable.run(feeds, list(outputs.values()), timeout)
 
@@ -50,8 +50,21 @@ def predict(
     return response
 
 
-def _feeds(signature: SignatureDef, request: predict_pb2.PredictRequest) -> dict[str, np.ndarray]:
-    """Match the request's tensors with the signature's inputs, filling in declared defaults."""
+def input_feeds(
+    signature: SignatureDef, request: predict_pb2.PredictRequest
+) -> dict[str, np.ndarray]:
+    """Match the request's tensors with the signature's inputs, filling in declared defaults.
+
+    Args:
+        signature: whose inputs are wanted.
+        request: the message.
+
+    Returns:
+        Arrays by tensor name.
+
+    Raises:
+        StatusError: if they do not fit each other.
+    """
     sent, known = set(request.inputs), set(signature.inputs)
     if len(sent) > len(known) or (len(sent) < len(known) and not signature.defaults):
         raise invalid(
