@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedReader
-from socket import AF_INET, AF_INET6
+from socket import AF_INET, AF_INET6, SHUT_WR
 from typing import Any, cast
 
 from serving.local_server.status import StatusError, invalid
@@ -17,9 +17,9 @@ logger = logging.getLogger(__name__)
 
 MAX_BODY = 512 * 1024 * 1024
 _MAX_UNPACKED = 10 * 1024 * 1024  # of a gzip body, as on TF Serving
-_PART = (
-    1024 * 1024
-)  # what is read at once: memory grows with what came, not with what was announced
+# What is read at once: memory grows with what came, not with what was announced.
+_PART = 1024 * 1024
+_LEFT_PARTS = 64  # of a body that was refused
 
 
 class HttpServer(ThreadingHTTPServer):
@@ -82,6 +82,7 @@ class HttpHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # or the last part of an answer waits for the client's receipt
     timeout = 50  # seconds that a silent connection is kept, as libevent does for TF Serving
+    leaves_body = False  # whether part of a request may not have been read
 
     def handle_one_request(self) -> None:
         """Wait for the first byte of a request, and answer it."""
@@ -100,6 +101,17 @@ class HttpHandler(BaseHTTPRequestHandler):
         if self.close_connection or self.server.draining:
             self.send_header("Connection", "close")
         super().end_headers()
+
+    def finish(self) -> None:
+        """Take in what a refused body still sends: before that some clients read no answer."""
+        if self.leaves_body:
+            with contextlib.suppress(OSError):
+                self.connection.shutdown(SHUT_WR)
+                self.connection.settimeout(1)
+                for _ in range(_LEFT_PARTS):
+                    if not self.rfile.read1(_PART):
+                        break
+        super().finish()
 
     def log_message(self, *_: object) -> None:
         """Stay silent; errors go to the caller."""
@@ -120,6 +132,10 @@ class HttpHandler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
+    def end_after_answer(self) -> None:
+        """Close the connection behind this answer: where the next request begins is not known."""
+        self.close_connection = self.leaves_body = True
+
     def read_body(self) -> bytes:
         """Read the request's body, unpacked if it is gzip.
 
@@ -133,7 +149,7 @@ class HttpHandler(BaseHTTPRequestHandler):
         try:
             body = self._read_raw()
         except StatusError:
-            self.close_connection = True  # where the next request begins is not known
+            self.end_after_answer()
             raise
         if "gzip" not in self.headers.get("Content-Encoding", ""):
             return body

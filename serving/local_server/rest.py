@@ -116,7 +116,7 @@ class _Handler(HttpHandler):
 
     def do_GET(self) -> None:  # noqa: N802 - the library's name
         if self.page is not None and self.page.owns(self.path):
-            self.close_connection = True  # the page may leave a body unread
+            self.end_after_answer()  # the page may leave a body unread
             self.page.respond(self)
             return
         status, content_type, text = 404, "text/html", _NOT_FOUND_PAGE

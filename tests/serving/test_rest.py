@@ -228,6 +228,11 @@ def test_bodies_that_promise_too_much(rest):
         assert b" 400 " in ask(f"Content-Length: {len(body)}", body=body)
 
 
+def test_a_refused_body_is_sent_to_its_end_and_answered(rest):
+    head = b"POST /v1/models/colours:predict HTTP/1.1\r\nContent-Length: 999999999\r\n\r\n"
+    assert b"at most 536870912 are taken" in raw(rest, head, *[bytes(1_000_000)] * 20)
+
+
 def test_a_client_that_never_ends_its_request_does_not_keep_the_server(base):
     with LocalServer([ModelConfig("colours", str(base))], port=0, rest_port=0) as server:
         idle, slow = (socket.create_connection(("127.0.0.1", server.rest_port)) for _ in range(2))
