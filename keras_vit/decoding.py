@@ -126,21 +126,69 @@ def _first_gif_frame(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor
         size = 3 * tf.bitwise.left_shift(2, tf.bitwise.bitwise_and(flags, 7))
         return tf.where(flags >= 128, size, 0)
 
-    def after_blocks(position: tf.Tensor) -> tf.Tensor:
-        """The position after a chain of blocks, each led by its length; a length of 0 ends it."""
-        (last,) = tf.while_loop(lambda p: byte(p) > 0, lambda p: (p + 1 + byte(p),), (position,))
-        return last + 1
-
-    position = 13 + colours(byte(10))
-    (position,) = tf.while_loop(  # over extensions: comments, delays, loops
-        lambda p: tf.equal(byte(p), 0x21), lambda p: (after_blocks(p + 2),), (position,)
-    )
+    # Comments, delays, loops come before the frame.
+    position = _after_gif_blocks(data, 13 + colours(byte(10)), _BEFORE_BLOCK)
     is_frame = tf.debugging.Assert(tf.equal(byte(position), 0x2C), ["the GIF has no frame"])
     with tf.control_dependencies([] if is_frame is None else [is_frame]):
         width = byte(position + 5) + 256 * byte(position + 6)
     height = byte(position + 7) + 256 * byte(position + 8)
-    end = after_blocks(position + 11 + colours(byte(position + 9)))
+    pixels = position + 11 + colours(byte(position + 9))
+    end = _after_gif_blocks(data, pixels, _IN_BLOCK)
     return tf.strings.substr(image_bytes, 0, end) + b"\x3b", (height, width)
+
+
+_BEFORE_BLOCK, _IN_BLOCK = 0, 1  # what the next byte of a GIF is: a block's kind, or a length
+_GIF_WINDOW = 16384  # bytes
+
+
+def _after_gif_blocks(data: tf.Tensor, position: tf.Tensor, state: int) -> tf.Tensor:
+    """The position after a chain of blocks, each led by its length; a length of 0 ends it.
+
+    Step by step a file of a million tiny blocks would take minutes. So all steps of a window of
+    the file are taken at once: with where one step leads from each of its bytes, two, four, eight
+    follow by looking that up in itself.
+
+    Args:
+        data: the file, uint8 [size].
+        position: where the chain begins.
+        state: `_BEFORE_BLOCK` to pass over all extensions from here on, `_IN_BLOCK` to pass over
+            the one chain whose first length is here.
+    """
+    through_extensions = state == _BEFORE_BLOCK
+
+    def places(positions: tf.Tensor, states: int) -> tf.Tensor:
+        return 2 * positions + states
+
+    def pass_window(
+        position: tf.Tensor, state: tf.Tensor, _: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        window = tf.cast(data[position : position + _GIF_WINDOW], tf.int32)  # [W]
+        size = tf.size(window)
+        here = tf.range(size)
+        stay = places(here, _BEFORE_BLOCK)
+        is_extension = tf.equal(window, 0x21) & through_extensions
+        before = tf.where(is_extension, places(here + 2, _IN_BLOCK), stay)
+        ends = tf.equal(window, 0)
+        inside = tf.where(
+            ends, places(here + 1, _BEFORE_BLOCK), places(here + 1 + window, _IN_BLOCK)
+        )
+        steps = tf.reshape(tf.stack([before, inside], axis=1), [-1])  # [2 W]
+        # Behind the window no step is taken; the longest leads 256 bytes on.
+        steps = tf.concat([steps, tf.range(2 * size, 2 * (size + 256))], axis=0)
+        (steps,) = tf.while_loop(
+            lambda steps: tf.not_equal(steps[steps[state]], steps[state]),
+            lambda steps: (tf.gather(steps, steps),),
+            (steps,),
+        )
+        place = steps[state]
+        return position + place // 2, place % 2, place // 2 < size
+
+    position, _, _ = tf.while_loop(
+        lambda position, state, found: ~found & (position < tf.size(data)),
+        pass_window,
+        (position, tf.constant(state), tf.constant(False)),
+    )
+    return position
 
 
 def _header_ints(

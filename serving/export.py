@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from keras_vit import VisionTransformer
-from keras_vit.atomic_files import hidden_sibling, publish
+from keras_vit.atomic_files import publish
 from serving.configuration.batching import BatchingParameters
 from serving.export_check import check_export
 from serving.fused import TokenMerging, check_token_merging
 from serving.model_card import Origin, write_card
 from serving.saved_model import write_saved_model
 from serving.signatures import MAX_IMAGES, ServedModel
-from serving.version_directory import list_versions
+from serving.version_directory import is_version, staging_directory
 from serving.warmup_records import write_warmup
 
 DTYPES = ("float32", "bfloat16")
@@ -94,20 +95,20 @@ def export_model(
         raise ValueError(f"top_k must be at least 1, not {top_k}.")
     batching = _batching_parameters(batch_sizes)
     base = Path(base).absolute()
-    target = _target(base, version)
+    _target(base, version)
     if token_merging is not None:
         check_token_merging(model)
     copy = serving_copy(model, dtype)
     served = ServedModel(copy, top_k, token_merging)  # keeps the weights that the signatures use
     signatures = served.signatures()
-    with hidden_sibling(target) as directory:
+    with staging_directory(base) as directory:
         write_saved_model(directory, signatures, copy.preprocessing.fingerprint)
         (directory / "batching_params.pbtxt").write_text(batching.to_text())
         write_card(directory, copy, dtype, token_merging, origin or Origin())
         write_warmup(directory, signatures, batch_sizes, copy.preprocessing.output_shape[:2])
         check = check_export(directory, model, dtype, served.parts if token_merging else None)
         megabytes = sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()) / 1e6
-        _publish(directory, target)
+        target = _publish(directory, base, version)
     return Export(
         target,
         int(target.name),
@@ -163,18 +164,20 @@ def _batching_parameters(batch_sizes: Sequence[int]) -> BatchingParameters:
 
 
 def _target(base: Path, version: int | None) -> Path:
-    """The directory to publish, checked before any work is done."""
+    """The directory to publish, as long as nobody else takes its number."""
     if base.exists() and not base.is_dir():
         raise ValueError(
             f"The export base {base} is a file: give a directory; versions go into BASE/1, BASE/2."
         )
-    versions = list_versions(str(base)) if base.exists() else {}
-    following = max(versions, default=0) + 1
+    # Of files too: TF Serving takes whatever has a number for a name.
+    entries = base.iterdir() if base.exists() else ()
+    taken = {int(entry.name) for entry in entries if is_version(entry.name)}
+    following = max(taken, default=0) + 1
     if version is None:
         version = following
-    if version < 1:
-        raise ValueError(f"version must be a positive number, not {version}.")
-    if version in versions:
+    if not 1 <= version < 2**63:
+        raise ValueError(f"version must be a positive number of 64 bits, not {version}.")
+    if version in taken:
         raise ValueError(
             f"Version {version} exists already in {base}, and a server may be using it: leave out "
             f"--version to take {following}, or name another number."
@@ -182,12 +185,14 @@ def _target(base: Path, version: int | None) -> Path:
     return base / str(version)
 
 
-def _publish(directory: Path, target: Path) -> None:
-    """Make the version visible, unless another export has taken its number meanwhile."""
-    try:
-        publish(directory, target, replace=False)
-    except OSError as error:
-        raise ValueError(
-            f"{target} could not be published ({error.strerror}): another export may have taken "
-            f"this version; run the export again."
-        ) from error
+def _publish(directory: Path, base: Path, version: int | None) -> Path:
+    """Make the version visible, under the next number if another export has taken this one."""
+    while True:
+        target = _target(base, version)
+        try:
+            publish(directory, target, replace=False)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            continue
+        return target

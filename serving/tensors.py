@@ -165,7 +165,7 @@ def _write_typed(proto: Any, raw: np.ndarray, kind: _Kind) -> None:
 def _read_typed(proto: Any, kind: _Kind) -> np.ndarray:
     field = getattr(proto, kind.field)
     if kind.field == "half_val":
-        return np.array(field, np.uint16).view(kind.stored)
+        return np.array(field, np.int32).astype(np.uint16).view(kind.stored)  # their low bits
     if kind.field in ("scomplex_val", "dcomplex_val"):
         return np.array(field, f"<f{kind.stored.itemsize // 2}").view(kind.stored)
     # Through the field's own type first: a uint8 tensor's values come as int32.

@@ -91,6 +91,13 @@ def from_rpc_error(
             "or check host, port (the gRPC port, usually 8500, not the REST port 8501) and TLS. "
             f"The connection said: {details}"
         )
+    elif code is grpc.StatusCode.CANCELLED and "Channel closed" not in details:
+        # Not by us. So gRPC's server ends what it was about to take up when it shuts down.
+        kind = ServerUnavailableError
+        message = (
+            f"{address} ended the request before it was answered ({details}): it is shutting down, "
+            "or something on the way cut it off. Ask again."
+        )
     elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
         kind = DeadlineExceededError
         message = (

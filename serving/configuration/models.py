@@ -95,10 +95,14 @@ def read_models(message: Any) -> list[ModelConfig]:
     for entry in message.model_config_list.config:
         if entry.name in models:
             raise ValueError(f"Illegal to list model {entry.name} multiple times in config list")
+        if not entry.model_platform:
+            raise ValueError(
+                "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
+                "ModelServerConfig::model_platform."
+            )
         if entry.model_platform != "tensorflow":
             raise ValueError(
-                f"Model {entry.name} has platform '{entry.model_platform}'; "
-                "only 'tensorflow' is served"
+                f"Model {entry.name} requests unsupported platform {entry.model_platform}"
             )
         models[entry.name] = _read(entry)
     return list(models.values())

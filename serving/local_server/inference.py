@@ -90,6 +90,8 @@ def multi_inference(
     tensors: list[str] = []
     seen: set[str] = set()
     for task in request.tasks:
+        if not task.model_spec.name:
+            raise invalid("Found ModelSpec with an empty model name.")
         if task.model_spec.name != request.tasks[0].model_spec.name:
             raise invalid(
                 "All ModelSpecs in a MultiInferenceRequest must access the same model name."
@@ -214,9 +216,10 @@ def _fill_classes(
         if len(array) != count:
             raise invalid(f"Expected {alias} output batch size of {count}. Got: {len(array)}")
         columns[alias] = array.tolist()
-    widths = {len(rows[0]) for rows in columns.values()}
+    widths = dict.fromkeys(len(rows[0]) for rows in columns.values())
     if len(widths) > 1:
-        raise invalid("Tensors class and score should match in dim_size(1).")
+        sizes = " vs. ".join(map(str, widths))
+        raise invalid(f"Tensors class and score should match in dim_size(1). Got {sizes}")
     for row in range(count):
         classes = result.classifications.add().classes
         for column in range(*widths):

@@ -37,7 +37,7 @@ def predict(
         raise StatusError(
             grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.'
         )
-    feeds = _feeds(signature, request)
+    feeds = input_feeds(signature, request)
     outputs = _outputs(signature, list(request.output_filter))
     values = servable.run(feeds, list(outputs.values()), timeout)
 
@@ -50,15 +50,27 @@ def predict(
     return response
 
 
-def _feeds(signature: SignatureDef, request: predict_pb2.PredictRequest) -> dict[str, np.ndarray]:
-    """Match the request's tensors with the signature's inputs, filling in declared defaults."""
+def input_feeds(
+    signature: SignatureDef, request: predict_pb2.PredictRequest
+) -> dict[str, np.ndarray]:
+    """Match the request's tensors with the signature's inputs, filling in declared defaults.
+
+    Args:
+        signature: whose inputs are wanted.
+        request: the message.
+
+    Returns:
+        Arrays by tensor name.
+
+    Raises:
+        StatusError: if they do not fit each other.
+    """
     sent, known = set(request.inputs), set(signature.inputs)
-    extra, missing = sent - known, known - sent - set(signature.defaults)
-    if len(sent) != len(known) and (extra or missing):
+    if len(sent) > len(known) or (len(sent) < len(known) and not signature.defaults):
         raise invalid(
             f"input size does not match signature: {len(sent)}!={len(known)} "
             f"len({_set(sent)}) != len({_set(known)}). "
-            f"Sent extra: {_set(extra)}. Missing but required: {_set(missing)}."
+            f"Sent extra: {_set(sent - known)}. Missing but required: {_set(known - sent)}."
         )
     feeds = {}
     for alias, info in signature.inputs.items():
@@ -72,6 +84,11 @@ def _feeds(signature: SignatureDef, request: predict_pb2.PredictRequest) -> dict
                 f"no default value provided. Inputs expected to be in the request {_set(sent)}, "
                 f"or default input alias set: {','.join(sorted(signature.defaults))}"
             )
+    if not sent <= known:
+        raise invalid(
+            "Inputs contains invalid name. Used request inputs: "
+            f"{','.join(sorted(sent & known))}, request input: {','.join(sorted(sent))}"
+        )
     return feeds
 
 

@@ -1,13 +1,12 @@
 """The REST API: paths and HTTP around the same answers as gRPC."""
 
-import gzip
+import dataclasses
 import json
+import logging
 import re
-import socket
 import threading
-import zlib
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf import json_format
@@ -19,29 +18,37 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
+from serving.local_server.http import HttpHandler, HttpServer
 from serving.local_server.inference import classify, regress
+from serving.local_server.json_values import parse_body, refused
 from serving.local_server.manager import ModelManager
 from serving.local_server.predict import predict
-from serving.local_server.rest_json import (
-    fill_examples,
-    fill_inputs,
-    parse_body,
-    render_outputs,
-)
+from serving.local_server.rest_examples import fill_examples
+from serving.local_server.rest_json import fill_inputs, render_outputs
 from serving.local_server.servable import DEFAULT_SIGNATURE
 from serving.local_server.services import get_metadata, get_status
 from serving.local_server.status import StatusError, invalid
 from serving.page.site import Site
+from serving.version_directory import is_version
+
+logger = logging.getLogger(__name__)
 
 _TIMEOUT = 30.0  # seconds, TF Serving's default for REST
-_MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
-_POST = re.compile(_MODEL + ":(?P<verb>predict|classify|regress)")
-_GET = re.compile(_MODEL + "(?P<metadata>/metadata)?")
+# The words of a path in any case, as there; the last one of those only that select an API.
+_VERSION = "(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
+_POST = re.compile(f"(?i:/v1/models/(?P<name>[^/:]+){_VERSION}):(?P<verb>predict|classify|regress)")
+_GET = re.compile(f"(?i:/v1/models(?:/(?P<name>[^/:]+))?{_VERSION}(?P<metadata>/metadata)?)")
 _HTTP_STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
     grpc.StatusCode.FAILED_PRECONDITION: 400,
+    grpc.StatusCode.OUT_OF_RANGE: 400,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
     grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.ALREADY_EXISTS: 409,
+    grpc.StatusCode.ABORTED: 409,
     grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+    grpc.StatusCode.CANCELLED: 499,
     grpc.StatusCode.UNIMPLEMENTED: 501,
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
@@ -82,11 +89,7 @@ class RestServer:
             prometheus = metrics_path
             page = site
 
-        class Server(ThreadingHTTPServer):
-            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            daemon_threads = False  # closing waits for the answers under way
-
-        self._http = Server((host.strip("[]"), port), Handler)
+        self._http = HttpServer(host, port, Handler)
         self.port = self._http.server_port
         self._thread = threading.Thread(target=self._http.serve_forever, name="rest", daemon=True)
 
@@ -94,120 +97,101 @@ class RestServer:
         """Begin to answer."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Refuse new requests and finish the running ones."""
-        self._http.shutdown()
+    def stop(self, grace: float) -> None:
+        """Refuse new requests and finish the running ones.
+
+        Args:
+            grace: seconds that these may take.
+        """
+        self._http.drain(grace)
         self._thread.join()
-        self._http.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    """Answers one request per connection."""
+class _Handler(HttpHandler):
+    """Routes requests to the answers that gRPC gives too."""
 
     models: ModelManager
     prometheus: str | None
     page: Site | None
-    timeout = 10  # seconds that a silent connection is kept
 
-    def do_GET(self) -> None:
-        if self.path == self.prometheus:
-            self._send(200, "text/plain", self.models.metrics.page())
-            return
-        self._respond(_GET.fullmatch(self.path), self._get)
-
-    def do_POST(self) -> None:
-        self._respond(_POST.fullmatch(self.path), self._post)
-
-    def do_DELETE(self) -> None:
-        self._respond(None, self._get)
-
-    do_PUT = do_PATCH = do_DELETE  # noqa: N815
-
-    def log_message(self, *_: object) -> None:
-        """Stay silent; errors go to the caller."""
-
-    def _respond(self, match: re.Match | None, answer: Any) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - the library's name
         if self.page is not None and self.page.owns(self.path):
+            self.end_after_answer()  # the page may leave a body unread
             self.page.respond(self)
             return
-        if not self.path.startswith("/v1/models/"):
-            self._send(404, "text/html", _NOT_FOUND_PAGE)
-            return
+        status, content_type, text = 404, "text/html", _NOT_FOUND_PAGE
         try:
-            if match is None:
-                with self.models.metrics.request("", "", "REST"):
-                    raise invalid(f"Malformed request: {self.command} {self.path}")
-            status, body = 200, answer(match)
+            body = self.read_body()
+            if self.path == self.prometheus:
+                status, content_type, text = 200, "text/plain", self.models.metrics.page()
+            elif self.path[:4].lower() == "/v1/":
+                answer = json.dumps(self._answer(body), indent=1)
+                status, content_type, text = 200, "application/json", answer
         except StatusError as error:
-            status, body = _HTTP_STATUS.get(error.code, 500), {"error": error.message}
-        self._send(status, "application/json", json.dumps(body, indent=1))
+            status, content_type = _HTTP_STATUS.get(error.code, 500), "application/json"
+            text = json.dumps({"error": error.message}, indent=1)
+        except Exception as error:
+            # The client waits for an answer, whatever it is.
+            logger.exception("%s %s failed", self.command, self.path)
+            status, content_type = 500, "application/json"
+            text = json.dumps({"error": f"{type(error).__name__}: {error}"})
+        self.send(status, content_type, text)
 
-    def _send(self, status: int, content_type: str, text: str) -> None:
-        content = text.encode()
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+    do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = do_GET  # noqa: N815
 
-    def _get(self, match: re.Match) -> Any:
-        with self.models.metrics.request(match["name"], "", "REST"):
-            return self._describe(match)
+    def _answer(self, body: bytes) -> Any:
+        pattern = {"GET": _GET, "POST": _POST}.get(self.command)
+        match = pattern.fullmatch(self.path) if pattern else None
+        if match is None:
+            with self.models.metrics.request("", "", "REST"):
+                raise invalid(f"Malformed request: {self.command} {self.path}")
+        target = _Target(
+            unquote(match["name"] or ""), _number(match["version"]), unquote(match["label"] or "")
+        )
+        if self.command == "GET":
+            with self.models.metrics.request(target.name, "", "REST"):
+                if not target.name:
+                    raise invalid("Missing model name in request.")
+                return self._metadata(target) if match["metadata"] else self._status(target)
+        answer = {"predict": self._predict, "classify": self._classify, "regress": self._regress}
+        with self.models.metrics.request(target.name, match["verb"], "REST"):
+            return answer[match["verb"]](target, parse_body(body))
 
-    def _describe(self, match: re.Match) -> Any:
-        """The signatures or the state of a model."""
-        if match["metadata"]:
-            request = get_model_metadata_pb2.GetModelMetadataRequest(
-                metadata_field=["signature_def"]
-            )
-            _fill_spec(request.model_spec, match)
-            response = get_metadata(self.models, request)
-            signatures = get_model_metadata_pb2.SignatureDefMap()
-            response.metadata["signature_def"].Unpack(signatures)
-            return {
-                "model_spec": _to_dict(response.model_spec),
-                "metadata": {"signature_def": _to_dict(signatures)},
-            }
+    def _metadata(self, target: "_Target") -> Any:
+        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+        target.fill(request.model_spec)
+        response = get_metadata(self.models, request)
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        response.metadata["signature_def"].Unpack(signatures)
+        return {
+            "model_spec": _to_dict(response.model_spec),
+            "metadata": {"signature_def": _to_dict(signatures)},
+        }
+
+    def _status(self, target: "_Target") -> Any:
         request = get_model_status_pb2.GetModelStatusRequest()
-        _fill_spec(request.model_spec, match)
+        target.fill(request.model_spec)
         return _to_dict(get_status(self.models, request))
 
-    def _post(self, match: re.Match) -> Any:
-        answer = {"predict": self._predict, "classify": self._classify, "regress": self._regress}
-        with self.models.metrics.request(match["name"], match["verb"], "REST"):
-            return answer[match["verb"]](match, parse_body(self._read_body()))
-
-    def _read_body(self) -> bytes:
-        length = self.headers.get("Content-Length", "0")
-        if not length.isdigit():
-            raise invalid(f"Content-Length is {length!r}; it must be a number")
-        body = self.rfile.read(int(length))
-        if self.headers.get("Content-Encoding") != "gzip":
-            return body
-        try:
-            return gzip.decompress(body)
-        except (OSError, EOFError, zlib.error) as error:
-            raise invalid(f"The body is not gzip: {error}") from error
-
-    def _predict(self, match: re.Match, body: dict[str, Any]) -> Any:
+    def _predict(self, target: "_Target", body: dict[str, Any]) -> Any:
         request = predict_pb2.PredictRequest()
-        _fill_spec(request.model_spec, match, body)
+        target.fill(request.model_spec, body)
         with self.models.servable(request.model_spec) as servable:
             name = request.model_spec.signature_name or DEFAULT_SIGNATURE
             if name not in servable.signatures:
                 raise invalid(f'Serving signature name: "{name}" not found in signature def')
             row_format = fill_inputs(request, body, servable.signatures[name])
-            with self.models.metrics.run(match["name"], "Predict"):
+            with self.models.metrics.run(target.name, "Predict"):
                 response = predict(servable, request, _TIMEOUT)
             return render_outputs(response, row_format)
 
-    def _classify(self, match: re.Match, body: dict[str, Any]) -> Any:
+    def _classify(self, target: "_Target", body: dict[str, Any]) -> Any:
         request = classification_pb2.ClassificationRequest()
-        _fill_spec(request.model_spec, match, body)
+        target.fill(request.model_spec, body)
         fill_examples(request.input, body)
         with (
             self.models.servable(request.model_spec) as servable,
-            self.models.metrics.run(match["name"], "Classify"),
+            self.models.metrics.run(target.name, "Classify"),
         ):
             response = classify(servable, request, _TIMEOUT)
         return {
@@ -217,28 +201,49 @@ class _Handler(BaseHTTPRequestHandler):
             ]
         }
 
-    def _regress(self, match: re.Match, body: dict[str, Any]) -> Any:
+    def _regress(self, target: "_Target", body: dict[str, Any]) -> Any:
         request = regression_pb2.RegressionRequest()
-        _fill_spec(request.model_spec, match, body)
+        target.fill(request.model_spec, body)
         fill_examples(request.input, body)
         with (
             self.models.servable(request.model_spec) as servable,
-            self.models.metrics.run(match["name"], "Regress"),
+            self.models.metrics.run(target.name, "Regress"),
         ):
             response = regress(servable, request, _TIMEOUT)
         return {"results": [_short(entry.value) for entry in response.result.regressions]}
 
 
-def _fill_spec(spec: Any, match: re.Match, body: dict[str, Any] | None = None) -> None:
-    spec.name = match["name"]
-    if match["version"]:
-        spec.version.value = int(match["version"])
-    if match["label"]:
-        spec.version_label = match["label"]
-    signature = (body or {}).get("signature_name", "")
-    if not isinstance(signature, str):
-        raise invalid("'signature_name' key must be a string value.")
-    spec.signature_name = signature
+@dataclasses.dataclass(frozen=True)
+class _Target:
+    """The model that a path names, and perhaps its version or label."""
+
+    name: str
+    version: int | None
+    label: str
+
+    def fill(self, spec: Any, body: dict[str, Any] | None = None) -> None:
+        """Fill a request's `ModelSpec`, with the signature that a body names."""
+        spec.name = self.name
+        if self.version is not None:
+            spec.version.value = self.version
+        if self.label:
+            spec.version_label = self.label
+        signature = (body or {}).get("signature_name", "")
+        if not isinstance(signature, str):
+            raise refused(
+                body, "not formatted correctly. 'signature_name' key must be a string value."
+            )
+        spec.signature_name = signature
+
+
+def _number(text: str | None) -> int | None:
+    """A version in a path; one of more than 64 bits is none."""
+    if text is None:
+        return None
+    digits = text.lstrip("0")[:20] or "0"
+    if not is_version(digits):
+        raise invalid(f"Failed to convert version: {text} to numeric.")
+    return int(digits)
 
 
 def _short(number: float) -> float:

@@ -164,7 +164,7 @@ class LocalServer:
         self._health.enter_graceful_shutdown()
         stopped = self._server.stop(grace)
         if self._rest is not None:
-            self._rest.stop()
+            self._rest.stop(grace)
         stopped.wait()
         self.manager.stop()
 

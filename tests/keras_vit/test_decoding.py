@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -125,6 +126,26 @@ def test_of_a_film_only_the_first_frame_is_unpacked(decode):
     first = saved(picture().convert("P"), "GIF")
     film = first[:-1] + (HUGE_FRAME + b"\x02" + (b"\xff" + b"\x55" * 255) * 2000 + b"\x00") * 3
     np.testing.assert_array_equal(decode(film + b";"), decode(first))
+
+
+def test_a_film_of_a_million_tiny_blocks_is_read_in_moments(decode):
+    first = saved(picture().convert("P"), "GIF")
+    frame = 13 + 3 * 2 ** ((first[10] & 7) + 1)
+    comment = b"\x21\xfe" + b"\x01a" * 500_000 + b"\x00" + b"\x21\xfe\x01a\x00" * 100_000
+    start = time.monotonic()
+    with_comments = decode(first[:frame] + comment + first[frame:])
+    np.testing.assert_array_equal(with_comments, decode(first))
+    # The frame itself in blocks of one byte, and of one that is never ended.
+    pixels = frame + first[frame:].index(b"\x2c") + 11
+    blocks, position = b"", pixels
+    while size := first[position]:
+        blocks += b"".join(b"\x01" + bytes([b]) for b in first[position + 1 : position + 1 + size])
+        position += 1 + size
+    film = first[:pixels] + blocks + b"\x00" + HUGE_FRAME
+    np.testing.assert_array_equal(decode(film), decode(first))
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode(first[:frame] + b"\x21\xfe" + b"\x01a" * 1_000_000)
+    assert time.monotonic() - start < 30
 
 
 @pytest.mark.parametrize("length", [0, 1, 3, 6, 9, 12, 13, 20, 40])

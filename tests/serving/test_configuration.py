@@ -112,7 +112,10 @@ def test_models_are_what_tensorflow_servings_own_message_reads():
     ("entry", "message"),
     [
         ('name: "a" base_path: "m/a" model_platform: "tensorflow"', "absolute path"),
-        ('name: "a" base_path: "/m" model_platform: "caffe"', "platform 'caffe'"),
+        (
+            'name: "a" base_path: "/m" model_platform: "caffe"',
+            "requests unsupported platform caffe",
+        ),
         (
             'name: "a" base_path: "/m" model_platform: "tensorflow" logging_config { }',
             "does not start",

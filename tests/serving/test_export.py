@@ -18,7 +18,7 @@ from keras_vit.lora import add_lora
 from serving.configuration.batching import BatchingParameters
 from serving.export import export_model, serving_copy
 from serving.export_check import CheckResult, check_export, check_images
-from serving.version_directory import list_versions
+from serving.version_directory import list_versions, staging_directory
 
 ROOT = Path(__file__).parents[2]
 LABELS = ["ape", "bee", "cat", "dog", "elk"]
@@ -180,6 +180,33 @@ def test_versions_follow_and_are_never_overwritten(model, tmp_path, monkeypatch)
     assert sorted(p.name for p in base.iterdir()) == ["1", "7", "8", "not-a-version"]
 
 
+def test_two_exports_at_once_take_two_numbers(model, tmp_path, monkeypatch):
+    base = tmp_path / "base"
+
+    def check_while_another_publishes(*_):
+        (base / "1" / "variables").mkdir(parents=True, exist_ok=True)
+        return CheckResult(0.0, 0.0)
+
+    monkeypatch.setattr(serving.export, "check_export", check_while_another_publishes)
+    assert export_model(model, base).version == 2
+    (base / "1").rename(base / "3")
+    with pytest.raises(ValueError, match="Version 1 exists already"):
+        export_model(model, base, version=1)
+    assert sorted(p.name for p in base.iterdir()) == ["1", "2", "3"]
+    (base / "9").write_text("TF Serving takes this for a version too")
+    assert export_model(model, base).version == 10
+
+
+def test_what_a_killed_export_left_goes_with_the_next_one(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(serving.export, "check_export", lambda *_: CheckResult(0.0, 0.0))
+    with staging_directory(tmp_path) as running:
+        (tmp_path / ".tmp-killed" / "variables").mkdir(parents=True)
+        version = export_model(model, tmp_path)
+        assert sorted(p.name for p in tmp_path.iterdir()) == [running.name, "1"]
+    assert [p.name for p in tmp_path.iterdir()] == ["1"]
+    assert version.path.stat().st_mode & 0o777 == 0o755
+
+
 def test_a_wrong_export_is_never_published(model, tmp_path, monkeypatch):
     served = serving.export.serving_copy
 
@@ -247,6 +274,8 @@ def test_wrong_arguments(model, tmp_path):
         export_model(model, tmp_path / "file")
     with pytest.raises(ValueError, match="positive"):
         export_model(model, tmp_path / "base", version=0)
+    with pytest.raises(ValueError, match="of 64 bits"):
+        export_model(model, tmp_path / "base", version=2**63)
     with pytest.raises(ValueError, match="dtype"):
         export_model(model, tmp_path / "base", dtype="float16")
     with pytest.raises(ValueError, match="top_k"):

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from colour_model import png
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tensorflow.core.framework.tensor_pb2 import TensorProto
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
 from tensorflow_serving.apis import (
     model_management_pb2,
     model_service_pb2_grpc,
@@ -24,7 +26,9 @@ from serving.client import (
     ServingError,
 )
 from serving.configuration.models import ModelConfig
+from serving.local_server.predict import input_feeds
 from serving.local_server.server import LocalServer
+from serving.local_server.status import StatusError
 from serving.startup import ServeError
 from serving.tensors import write_tensor
 from serving.version_directory import list_versions
@@ -63,10 +67,10 @@ def wait_for(client, states):
 
 
 def test_which_names_are_versions(tmp_path):
-    for name in ("1", "007", "7", "-3", "1.5", "v2", ".4", "latest", "²"):
+    for name in ("1", "007", "7", "-3", "1.5", "v2", ".4", "latest", "²", "9" * 20):
         (tmp_path / name).mkdir()
     (tmp_path / "9").write_text("a file")
-    assert set(list_versions(str(tmp_path))) == {1, 7}
+    assert list_versions(str(tmp_path)) == {1: f"{tmp_path}/1", 7: f"{tmp_path}/7"}
 
 
 def test_policies():
@@ -236,6 +240,33 @@ def test_two_signatures_of_one_request_are_not_confused(server):
         pytest.raises(InvalidRequestError, match="alias: images"),
     ):
         client.call({"image_bytes": np.array([RED], object)}, signature="images")
+
+
+def test_inputs_that_defaults_stand_in_for():
+    """Which of the errors it is depends on whether the signature has any default."""
+    signature = SignatureDef(
+        inputs={name: TensorInfo(name=f"{name}:0") for name in "ab"},
+        defaults={"b": tensor_proto(2)},
+    )
+
+    def feeds(**inputs):
+        request = predict_pb2.PredictRequest(inputs=inputs)
+        return {name: value.item() for name, value in input_feeds(signature, request).items()}
+
+    assert feeds(a=tensor_proto(1)) == {"a:0": 1, "b:0": 2}
+    assert feeds(a=tensor_proto(1), b=tensor_proto(3)) == {"a:0": 1, "b:0": 3}
+    with pytest.raises(StatusError, match=r"alias: a\(feed name: a:0\) not found .* set: b"):
+        feeds(b=tensor_proto(3))
+    with pytest.raises(StatusError, match=r"invalid name. Used request inputs: a, request .* a,c"):
+        feeds(a=tensor_proto(1), c=tensor_proto(3))
+    with pytest.raises(StatusError, match=r"3!=2 .* Sent extra: {c}. Missing but required: {}"):
+        feeds(a=tensor_proto(1), b=tensor_proto(2), c=tensor_proto(3))
+
+
+def tensor_proto(value):
+    proto = TensorProto()
+    write_tensor(proto, np.int32(value))
+    return proto
 
 
 def test_an_empty_request_is_refused(server):

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from colour_model import png
 
-from serving.client import AsyncClient, Client, Failure, FingerprintError, ServingError
+from serving.client import (
+    AsyncClient,
+    Client,
+    Failure,
+    FingerprintError,
+    ServerUnavailableError,
+    ServingError,
+)
 from serving.protos import serving_wire_pb2 as wire
 from serving.tensors import read_tensor, write_tensor
 
@@ -335,6 +342,14 @@ def test_only_unavailable_is_tried_again():
             with pytest.raises(ServingError):
                 client.predict(b"B")
         assert fake.requests == 4
+
+
+def test_a_server_that_ends_while_it_is_asked():
+    """gRPC answers CANCELLED for requests that were about to be taken up."""
+    with Fake(fails={0: "CANCELLED"}) as fake, Client(fake.address, "fake") as client:
+        with pytest.raises(ServerUnavailableError, match="shutting down"):
+            client.predict(b"A")
+        assert fake.requests == 1
 
 
 def test_all_addresses_of_a_name_get_requests():

@@ -89,3 +89,11 @@ def test_what_does_not_fit_is_refused(proto, words):
 def test_types_that_tensorflow_does_not_know():
     with pytest.raises(TypeError, match="datetime64"):
         write_tensor(wire.TensorProto(), np.array(["2020-01-01"], "datetime64[D]"))
+
+
+def test_bits_of_half_precision_are_the_low_ones():
+    proto = wire.TensorProto(dtype=wire.DT_HALF, half_val=[0x3C00, 0x13C00, -1])
+    proto.tensor_shape.dim.add().size = 3
+    values = read_tensor(proto)
+    assert values[:2].tolist() == [1.0, 1.0]
+    assert np.isnan(values[2])
