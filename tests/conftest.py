@@ -5,8 +5,6 @@ import os
 import signal
 import sys
 
-# CUDA builds of torch bring Triton, whose LLVM and TensorFlow's in one process crash it.
-sys.modules.setdefault("triton", None)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what it puts aside with &
@@ -14,6 +12,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what 
 
 import numpy as np
 import pytest
+
+# CUDA builds of torch bring Triton, whose LLVM and TensorFlow's in one process crash it.
+sys.modules.setdefault("triton", None)
 
 
 @pytest.fixture
