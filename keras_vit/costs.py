@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from keras_vit.arguments import make_stem, mlp_width, table_grid
 from keras_vit.preprocessing import size_pair
-from keras_vit.vision_transformer import VisionTransformer, make_stem, mlp_width, table_grid
+from keras_vit.vision_transformer import VisionTransformer
 
 
 def costs(arguments: dict[str, Any]) -> tuple[int, int]:

@@ -7,11 +7,12 @@ import difflib
 import fnmatch
 from typing import Any
 
+from keras_vit.arguments import make_stem
 from keras_vit.costs import costs
 from keras_vit.preprocessing import size_pair
 from keras_vit.variant_table import OLD_NAMES, PAPER_NAMES, ROWS, Variant
 from keras_vit.variant_tags import TAG_TRANSFORMS
-from keras_vit.vision_transformer import VisionTransformer, make_stem
+from keras_vit.vision_transformer import VisionTransformer
 
 VARIANTS = {row.name: row for row in ROWS}
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import keras
 
+from keras_vit.arguments import check_rates, check_sizes, make_stem, mlp_width, table_grid
 from keras_vit.layers import (
     BLOCKS,
-    STEMS,
     AttentionPooling,
     PatchEmbedding,
     PositionEmbedding,
@@ -171,10 +171,10 @@ class VisionTransformer(keras.Model):
         if image_size is not None:
             image_size = size_pair(image_size, "image_size")
         patch_size = size_pair(patch_size, "patch_size")
-        _check_sizes(
+        check_sizes(
             hidden_dim=hidden_dim, depth=depth, num_heads=num_heads, num_channels=num_channels
         )
-        _check_rates(
+        check_rates(
             dropout_rate=dropout_rate,
             attention_dropout_rate=attention_dropout_rate,
             drop_path_rate=drop_path_rate,
@@ -465,58 +465,3 @@ _ARGUMENT_NAMES = VisionTransformer.__init__.__code__.co_varnames[
     1 : VisionTransformer.__init__.__code__.co_argcount
 ]
 _CONFIG_KEYS = frozenset(_ARGUMENT_NAMES)
-
-
-def mlp_width(arguments: dict[str, Any]) -> int:
-    """The width inside the MLPs: `mlp_dim`, or `mlp_ratio` times `hidden_dim`, rounded down."""
-    if arguments["mlp_dim"] is not None:
-        return arguments["mlp_dim"]
-    return int(arguments["hidden_dim"] * arguments["mlp_ratio"])
-
-
-def make_stem(stem: dict[str, Any] | None, policy: Any) -> Any:
-    """The layer that a stem's config describes."""
-    if stem is None:
-        return None
-    kind = stem.get("type")
-    if kind not in STEMS:
-        raise ValueError(f"stem['type'] must be one of {sorted(STEMS)}, not {kind!r}.")
-    arguments = {key: value for key, value in stem.items() if key != "type"}
-    return STEMS[kind](**arguments, dtype=policy, name="stem")
-
-
-def table_grid(
-    image_size: tuple[int, int] | None,
-    patch_size: tuple[int, int],
-    stride: int,
-    position_grid: tuple[int, int] | None,
-    allow_remainder: bool,
-) -> tuple[int, int]:
-    """Rows and columns of the position table."""
-    if image_size is None:
-        if position_grid is None:
-            position_grid = (
-                max(1, 224 // (stride * patch_size[0])),
-                max(1, 224 // (stride * patch_size[1])),
-            )
-        return size_pair(position_grid, "position_grid")
-    features = (-(-image_size[0] // stride), -(-image_size[1] // stride))
-    grid = grid_size(features, patch_size, allow_remainder)
-    if position_grid is not None and size_pair(position_grid, "position_grid") != grid:
-        raise ValueError(
-            f"position_grid={tuple(position_grid)} is not the {grid} patches of image_size="
-            f"{image_size}: leave it out, or set image_size=None."
-        )
-    return grid
-
-
-def _check_sizes(**sizes: int) -> None:
-    for key, value in sizes.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{key} must be a positive int, not {value!r}.")
-
-
-def _check_rates(**rates: float) -> None:
-    for key, value in rates.items():
-        if not 0 <= value < 1:
-            raise ValueError(f"{key} must be at least 0 and below 1, not {value!r}.")

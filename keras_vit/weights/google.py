@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from keras_vit.arguments import make_stem
 from keras_vit.labels import imagenet_labels
 from keras_vit.preprocessing import Preprocessing
-from keras_vit.vision_transformer import make_stem
 from keras_vit.weights.arrays import Arrays
 from keras_vit.weights.mapping import Entry, Piece, Source, entry
 

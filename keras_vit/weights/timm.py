@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from keras_vit.arguments import make_stem
 from keras_vit.labels import imagenet_labels
 from keras_vit.preprocessing import Preprocessing, size_pair
 from keras_vit.variants import get_variant
-from keras_vit.vision_transformer import make_stem
 from keras_vit.weights.arrays import Arrays
 from keras_vit.weights.config_fields import check_fields
 from keras_vit.weights.mapping import Source

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from keras_vit.arguments import mlp_width
 from keras_vit.preprocessing import size_pair
 from keras_vit.variant_table import ROWS, Variant
-from keras_vit.vision_transformer import VisionTransformer, mlp_width
+from keras_vit.vision_transformer import VisionTransformer
 from keras_vit.weights.timm import ARGUMENTS, CROP_MODES, INTERPOLATIONS, SPLIT_GATES
 
 # What timm takes as Python objects, which no JSON file can hold: a variant must have it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from keras_vit.vision_transformer import mlp_width
+from keras_vit.arguments import mlp_width
 from keras_vit.weights.mapping import Entry, Piece, entry, expand
 
 

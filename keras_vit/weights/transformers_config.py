@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_vit.vision_transformer import VisionTransformer, mlp_width
+from keras_vit.arguments import mlp_width
+from keras_vit.vision_transformer import VisionTransformer
 from keras_vit.weights.transformers import dinov2_mlp_dim
 from keras_vit.weights.transformers_names import NAMES
 
