@@ -28,7 +28,8 @@ def bench_training(
     """Time the train step, by itself or against other libraries.
 
     A step is forward and backward pass, clipping and AdamW, on one batch that is in memory.
-    Contenders are processes of their own and take turns; the peak memory of each is shown.
+    Contenders are processes of their own and take turns. The peak memory of each is shown, and for
+    each image how much of it came with the steps.
 
     Args:
         model: a name of `keras-vit models`; weights are random.

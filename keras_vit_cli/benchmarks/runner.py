@@ -47,6 +47,7 @@ class Result:
         task: what it did.
         seconds: of each step.
         ready_seconds: from the start of its process until it could begin.
+        built_megabytes: most memory that its process had had before its first step.
         peak_megabytes: most memory that its process has had.
         error: why there are no numbers, or None.
         about: what the contender says of itself: versions, sizes, agreement.
@@ -56,6 +57,7 @@ class Result:
     task: Task
     seconds: list[float] = dataclasses.field(default_factory=list)
     ready_seconds: float = 0.0
+    built_megabytes: float = 0.0
     peak_megabytes: float = 0.0
     error: str | None = None
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -69,6 +71,11 @@ class Result:
     def images_per_second(self) -> float:
         """Of the median step."""
         return self.task.batch_size / self.median
+
+    @property
+    def megabytes_per_image(self) -> float:
+        """What the steps needed beyond what was there before them, over the images of a step."""
+        return (self.peak_megabytes - self.built_megabytes) / self.task.batch_size
 
 
 class _Worker:
@@ -93,6 +100,7 @@ class _Worker:
         )
         ready = self._read()
         self.result.ready_seconds = ready.get("ready_seconds", 0.0)
+        self.result.built_megabytes = ready.get("built_megabytes", 0.0)
         self.result.about = ready.get("about", {})
 
     def run(self, steps: int) -> list[float]:

@@ -43,6 +43,7 @@ def to_json(results: Sequence[Result], operations: float) -> dict[str, Any]:
             row["gflops_per_second"] = round(done / result.median / 1e9, 1)
         if result.name != LIMIT:
             row["images_per_second"] = round(result.images_per_second, 2)
+            row["megabytes_per_image"] = round(result.megabytes_per_image, 1)
             if ours is not None and result is not ours:
                 row["ratio"] = round(ours.images_per_second / result.images_per_second, 3)
         rows.append(row)
@@ -95,11 +96,11 @@ def print_table(report: dict[str, Any]) -> None:
     parts = (task["kind"], task["model"], task["dtype"], *sizes)
     title = " · ".join(part for part in parts if part)
     table = Table(title=title, caption=f"{report['machine']['processor']}, ratio: ours to theirs")
-    for name in ("contender", "median ms", "images/s", "GFLOP/s", "peak MB", "ratio"):
+    for name in ("contender", "median ms", "images/s", "GFLOP/s", "peak MB", "MB/image", "ratio"):
         table.add_column(name, justify="left" if name == "contender" else "right")
     for row in report["results"]:
         if "error" in row:
-            table.add_row(row["contender"], row["error"], *[""] * 4)
+            table.add_row(row["contender"], row["error"], *[""] * 5)
             continue
         table.add_row(
             row["contender"],
@@ -107,6 +108,7 @@ def print_table(report: dict[str, Any]) -> None:
             f"{row['images_per_second']:,.1f}" if "images_per_second" in row else "",
             f"{row['gflops_per_second']:,.0f}" if "gflops_per_second" in row else "",
             f"{row['peak_megabytes']:,}",
+            f"{row['megabytes_per_image']:,.1f}" if "megabytes_per_image" in row else "",
             f"{row['ratio']:.2f}" if "ratio" in row else "",
         )
     console = Console(highlight=False)

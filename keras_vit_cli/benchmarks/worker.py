@@ -36,19 +36,25 @@ def main(name: str, task: Task) -> None:
     _, module, function = CONTENDERS[name]
     try:
         step, about = getattr(importlib.import_module(module), function)(task)
+        built = _peak_megabytes()
         step()
     except Exception as error:  # noqa: BLE001  whatever a peer raises is said, and the others go on
         answer(error=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}")
         return
-    answer(ready_seconds=time.perf_counter() - start, about=about)
+    answer(ready_seconds=time.perf_counter() - start, built_megabytes=built, about=about)
     for line in sys.stdin:
         seconds = []
         for _ in range(int(line)):
             begin = time.perf_counter()
             step()
             seconds.append(time.perf_counter() - begin)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        answer(seconds=seconds, peak_megabytes=peak / (1024 if sys.platform == "linux" else 2**20))
+        answer(seconds=seconds, peak_megabytes=_peak_megabytes())
+
+
+def _peak_megabytes() -> float:
+    """The most memory that this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 if sys.platform == "linux" else 2**20)
 
 
 if __name__ == "__main__":
