@@ -314,8 +314,12 @@ def test_few_classes_and_names_of_any_kind(source, tmp_path, labels):
     data = FolderSource("folder:p", labels, {"train": files, "test": files})
     first = examine(small_model(labels), data, report=lambda line: None)
     second = examine(small_model(labels, 1), data, first=first, report=lambda line: None)
-    page = Page(write_report(first, tmp_path, second).read_text())
+    text = write_report(first, tmp_path, second).read_text()
+    page = Page(text)
     assert len(page.named("script")) == 1
+    cells = re.findall("<t[dh][ >].*?</t[dh]>", text)
+    longest = max(len(" ".join(Page(cell).text)) for cell in cells)
+    assert longest < 200, "a long name pushes the numbers out of sight"
     assert not [names for _, names in page.elements if any(name.startswith("on") for name in names)]
 
 
