@@ -193,7 +193,7 @@ def clipped(name: str) -> Html:
     """
     if len(name) <= _LONGEST_IN_TABLE:
         return escape(name)
-    return tag("span", f"{name[: _LONGEST_IN_TABLE - 1]}…", title=name)
+    return tag("span", f"{name[: _LONGEST_IN_TABLE - 1]}…", class_="clipped", title=name)
 
 
 def _svg(width: float, height: float, text: str, kind: str, content: Html) -> Html:
