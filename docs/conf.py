@@ -42,6 +42,7 @@ python_maximum_signature_line_length = 88
 # Types that other libraries document: their sites are not asked, the build needs no network.
 nitpick_ignore_regex = [
     ("py:.*", r"(abc|collections|grpc|keras|np|numpy|pathlib|tensorflow|tf|typing)\..*"),
+    ("py:class", r"Figure|Path"),  # matplotlib's and pathlib's, imported for annotations only
     ("py:class", r"dict\[str"),  # what napoleon makes of "dict[str, list[float]]"
     ("py:exc", r"\w+"),  # errors are named without their module
     # Parts of signatures that no caller has to know.
@@ -56,7 +57,7 @@ _SECTIONS = ("Args:", "Returns:", "Raises:", "Example:")
 def setup(app: Sphinx) -> None:
     """Keep napoleon from reading "Side of the model's input: ..." as a type and its description.
 
-    It does so for every attribute and property; their docstrings are sentences here.
+    It does so for every attribute, property and returned value; those are sentences here.
     """
     before: dict[str, list[str]] = {}
 
@@ -69,5 +70,15 @@ def setup(app: Sphinx) -> None:
     ) -> None:
         lines[:] = before.pop(name, lines)
 
+    def untyped(
+        app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+    ) -> None:
+        if "Returns:" in lines[:-1]:
+            place = lines.index("Returns:") + 1
+            text = lines[place].lstrip()
+            indent = lines[place].removesuffix(text)
+            lines[place] = f"{indent}: {text}"  # nothing stands before the first colon: no type
+
     app.connect("autodoc-process-docstring", keep, priority=400)
+    app.connect("autodoc-process-docstring", untyped, priority=400)
     app.connect("autodoc-process-docstring", put_back, priority=600)

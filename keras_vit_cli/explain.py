@@ -125,10 +125,11 @@ def read_images(files: Sequence[str], limit: int) -> tuple[list[str], list[bytes
         raise ValueError(f"--limit must be at least 1, not {limit}.")
     import tensorflow as tf
 
-    from serving.offline.images import find_files
+    from serving.offline.images import check_name, find_files
     from training.data.decodable import undecodable_reason
 
     for file in files:
+        check_name(file)
         if not any(sign in file for sign in "*?[") and not tf.io.gfile.exists(file):
             raise ValueError(
                 f"There is no file {file}: give image files, folders or patterns in quotes."

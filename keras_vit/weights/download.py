@@ -376,7 +376,8 @@ class _Transfer:
                 "otherwise download it by hand and give its path"
             )
         elif 300 <= error.code < 400:
-            advice = f"a redirect that is not followed, {error.reason}"
+            # Of several lines, where urllib has met a loop.
+            advice = f"a redirect that is not followed, {error.reason.splitlines()[0].rstrip('.')}"
         else:
             advice = f"{error.reason}: open the address in a browser to see why"
         return ValueError(f"{self.remote.address}: HTTP {error.code}, {advice}.")
@@ -429,10 +430,14 @@ class _Transfer:
         expected_md5 = state.get("md5")
         if state.get("total") not in (None, size):
             problem = f"{size} bytes arrived instead of {state['total']}"
+        elif not size:
+            problem = "it is empty"
         elif self.remote.sha256 not in (None, actual):
             problem = f"its sha256 is {actual}, not {self.remote.sha256}"
         elif expected_md5 and _digest(self.part, "md5") != expected_md5:
             problem = f"its md5 is not {expected_md5}, which the server names"
+        elif _is_web_page(self.part):  # of a login or a proxy: in the cache it would stay
+            problem = "it is a web page; open the address in a browser to see which"
         else:
             # The old file goes first and the new one comes last: at no moment does a sidecar
             # vouch for bytes that it does not describe.
@@ -452,6 +457,12 @@ class _Transfer:
 def _digest(path: Path, algorithm: str) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def _is_web_page(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(1024)
+    return start.lstrip().lower().startswith((b"<!doctype", b"<html"))
 
 
 def _whole_number(text: str | None) -> int | None:

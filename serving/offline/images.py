@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import logging
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, Self
 
 import tensorflow as tf
+
+from keras_vit.file_names import is_utf8, printable
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +120,7 @@ def find_files(specs: Sequence[str]) -> FileImages:
     found: dict[str, None] = {}
     for spec in specs:
         path = spec.removeprefix("folder:")
+        check_name(path)
         if tf.io.gfile.isdir(path):
             paths = _in_folder(path)
         elif spec.startswith("folder:"):
@@ -123,7 +128,7 @@ def find_files(specs: Sequence[str]) -> FileImages:
         elif tf.io.gfile.exists(path):
             paths = [path]
         elif any(wildcard in path for wildcard in _WILDCARDS):
-            paths = [path for path in tf.io.gfile.glob(path) if not tf.io.gfile.isdir(path)]
+            paths = [path for path in _matching(path) if not tf.io.gfile.isdir(path)]
         else:
             raise ValueError(
                 f"There is no file {path!r}: give image files, a pattern in quotes, folder:PATH, "
@@ -135,10 +140,29 @@ def find_files(specs: Sequence[str]) -> FileImages:
     return FileImages(sorted(found))
 
 
+def check_name(path: str) -> None:
+    r"""Make sure that TensorFlow can open what was named.
+
+    Args:
+        path: as Python has it from the command line.
+
+    Raises:
+        ValueError: if the name is not UTF-8.
+
+    Example:
+        >>> check_name("caf\udce9.png")
+        Traceback (most recent call last):
+        ...
+        ValueError: The name caf\xe9.png is not UTF-8: rename it.
+    """
+    if not is_utf8(path):
+        raise ValueError(f"The name {printable(path)} is not UTF-8: rename it.")
+
+
 def _in_folder(folder: str) -> list[str]:
     """The files that are named as images, hidden ones left out: thumbnails, half-written files."""
     paths = []
-    for directory, _, names in tf.io.gfile.walk(folder.rstrip("/") or "/"):
+    for directory, names in _walk(folder.rstrip("/") or "/"):
         below = directory[len(folder.rstrip("/")) :]
         if any(part.startswith(".") for part in below.split("/")):
             continue
@@ -147,7 +171,34 @@ def _in_folder(folder: str) -> list[str]:
             for name in names
             if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
         ]
-    return paths
+    return _nameable(paths)
+
+
+# TensorFlow's own listings end with an error at the first name that is not UTF-8; Python's go on.
+
+
+def _walk(top: str) -> Iterator[tuple[str, list[str]]]:
+    """The folder and those below it, behind links too, each with the names of its files."""
+    walk = tf.io.gfile.walk(top) if "://" in top else os.walk(top, followlinks=True)
+    for directory, _, names in walk:
+        yield directory, names
+
+
+def _matching(pattern: str) -> list[str]:
+    if "://" in pattern:
+        return list(tf.io.gfile.glob(pattern))
+    # As in TensorFlow, a star also stands for the dot of a hidden file.
+    return _nameable(glob.glob(pattern, include_hidden=True))  # noqa: PTH207 - absolute patterns
+
+
+def _nameable(paths: list[str]) -> list[str]:
+    for path in paths:
+        if not is_utf8(path):
+            logger.warning(
+                "%s is left out: its name is not UTF-8, so no result could name it. Rename it.",
+                printable(path),
+            )
+    return [path for path in paths if is_utf8(path)]
 
 
 def _read(path: str) -> bytes:

@@ -56,7 +56,7 @@ NOT_RUN = [
     NotRun(r"^srun |\bTF_CONFIG=", "needs several hosts", "parse"),
     NotRun(r"--strategy tpu", "needs a TPU", "parse"),
     NotRun(r"--num-replicas", "tests/training/test_topologies.py runs that strategy", "parse"),
-    NotRun(r"^make ", "the tests would start themselves", "make_target"),
+    NotRun(r"^make ", "makes an environment, in which these tests start or a demo", "make_target"),
     NotRun(r"(^| )pytest ", "the tests would start themselves", "pytest_file"),
     NotRun(
         r"^keras-vit bench (inference|training|input|growth|start)( |$)", "takes minutes", "parse"

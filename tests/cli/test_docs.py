@@ -1,6 +1,7 @@
 """Every code block of the README and of docs/, run as printed."""
 
 import importlib
+import inspect
 import json
 import re
 import shutil
@@ -20,6 +21,11 @@ SHOWN = {
     "docs/quickstart.md": ['"examples": 6', "photos/test/cat/0.jpg: ", "6 images in 1 files"],
     "docs/client.md": ["no answer: missing.jpg", "NOT_FOUND", "did not answer within"],
 }
+# Modules whose public functions and classes the API reference holds.
+REFERENCE = (
+    "keras_vit", "keras_vit.explain", "keras_vit.layers", "serving", "serving.client",
+    "training.data", "training.evaluation", "training.probes", "training.report",
+)  # fmt: skip
 SLOW = {"docs/devices.md", "docs/fine_tuning.md"}  # start workers; train, judge and export
 NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
 RUN = [name for name, found in BLOCKS.items() if any(block.language in CODE for block in found)]
@@ -144,9 +150,17 @@ def test_the_site_is_built_without_a_warning(tmp_path):
         assert (site / page.relative_to(ROOT / "docs").with_suffix(".html")).is_file()
     assert "[B, H, W, C]" in (site / "api" / "keras_vit.html").read_text()  # shapes
     reference = "".join(page.read_text() for page in (site / "api").glob("*.html"))
-    for module in ("keras_vit", "keras_vit.explain", "serving", "serving.client"):
-        for name in importlib.import_module(module).__all__:
-            assert name == "__version__" or re.search(rf'id="[\w.]+\.{name}"', reference), name
+    for module in REFERENCE:
+        loaded = importlib.import_module(module)
+        for name in loaded.__all__:
+            entry = rf'<dt class="sig [^>]*id="[\w.]+\.{name}">'
+            value = getattr(loaded, name)
+            if inspect.isfunction(value):
+                entry += r"(?:(?!</dt>).)*sig-paren"
+            if inspect.isfunction(value) or inspect.isclass(value):
+                assert re.search(entry, reference, re.DOTALL), f"{module}.{name}"
+    # Sentences with a colon, which are no types.
+    assert "s order: by family, then by the alphabet.</p>" in reference
 
 
 def test_no_entry_of_the_list_is_superfluous():

@@ -1,5 +1,7 @@
 """`keras-vit explain`: pictures, arrays, and errors that say what to do."""
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +165,23 @@ def test_of_a_folder_what_is_no_image_is_left_out(keras_vit, home, tmp_path):
                                   tmp_path / "a.npy", "--limit", "1")  # fmt: skip
     assert "the first 1 of 3" in errors
     assert len(np.load(tmp_path / "a.npy")) == 1
+
+
+def test_a_name_that_is_not_utf8_is_left_out_or_refused(keras_vit, home, tmp_path, caplog):
+    shutil.copytree(home / "photos", tmp_path / "photos")
+    strange = os.fsencode(tmp_path / "photos") + b"/caf\xe9.png"
+    try:
+        shutil.copy(home / "photos" / "a.png", strange)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    options = ["--model", home / "model.keras", "--output", tmp_path / "sheet.png"]
+    status, printed, errors = keras_vit("explain", tmp_path / "photos", *options)
+    assert status == 0, errors
+    assert "of 3 images" in printed
+    assert "caf\\xe9.png is left out" in caplog.text
+    status, _, errors = keras_vit("explain", os.fsdecode(strange), *options)
+    assert status == 1
+    assert "is not UTF-8: rename it" in errors
 
 
 def test_classes_by_name_and_number():

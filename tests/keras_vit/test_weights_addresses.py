@@ -344,6 +344,25 @@ def test_unsafe_redirects_are_refused(get, server, tmp_path, target):
     assert not list(tmp_path.rglob("model.npz*"))
 
 
+def test_redirects_in_a_circle_are_one_line(get, server):
+    server.behaviours = [status(302, Location="/model.npz")] * 20
+    with pytest.raises(ValueError, match="a redirect that is not followed") as error:
+        get()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"), [(b"", "it is empty"), (b"\n<!DOCTYPE html><html>", "it is a web page")]
+)
+def test_what_is_no_file_is_not_kept(get, server, tmp_path, body, message):
+    server.content = body
+    with pytest.raises(ValueError, match=rf"model\.npz: what arrived is not the file: {message}"):
+        get()
+    assert not list(tmp_path.rglob("model.npz*"))
+    server.content = CONTENT  # after the login
+    assert get().read_bytes() == CONTENT
+
+
 def test_redirects_are_followed(get, server):
     server.behaviours = [cut, status(302, Location="/elsewhere")]
     path = get()

@@ -294,6 +294,37 @@ def test_files_folders_and_patterns(photos):
             find_files(specs)
 
 
+def test_names_that_are_not_utf8_are_left_out_and_named(photos, caplog):
+    everything = list(find_files([str(photos)]))
+    (photos / "more" / "Grüße.png").write_bytes(png((1, 2, 3)))
+    strange = photos / "more" / os.fsdecode(b"caf\xe9.png")
+    try:
+        strange.write_bytes(png((1, 2, 3)))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    (photos / os.fsdecode(b"d\xe9")).mkdir()
+    shutil.copy(strange, photos / os.fsdecode(b"d\xe9") / "e.png")
+    found = list(find_files([str(photos)]))
+    assert len(found) == len(everything) + 1
+    assert "/more/caf\\xe9.png is left out" in caplog.text
+    assert "/d\\xe9/e.png is left out" in caplog.text
+    caplog.clear()
+    assert [name for name, _ in find_files([f"{photos}/more/[Gc]*.png"])] == [
+        f"{photos}/more/Grüße.png"
+    ]
+    assert "/more/caf\\xe9.png is left out" in caplog.text
+    with pytest.raises(ValueError, match=r"caf\\xe9.png is not UTF-8: rename it"):
+        find_files([str(strange)])
+
+
+def test_links_to_folders_are_followed(photos, tmp_path):
+    everything = len(find_files([str(photos)]))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "z.png").write_bytes(png((1, 2, 3)))
+    (photos / "more" / "link").symlink_to(tmp_path / "other")
+    assert len(find_files([str(photos)])) == everything + 1
+
+
 def test_a_file_that_vanishes_is_a_row_that_is_not_valid(base, photos, tmp_path, caplog):
     images = find_files([str(photos)])
     names = [name for name, _ in images]

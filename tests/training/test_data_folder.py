@@ -294,6 +294,22 @@ def test_a_start_leaves_out_the_first_files_and_does_not_read_them(folder, open_
     assert names(len(order)) == []
 
 
+def test_a_name_that_is_not_utf8_is_left_out(folder, open_folder):
+    root = folder(two_classes(3))
+    strange = os.fsencode(root) + b"/cat/caf\xe9.png"
+    try:
+        shutil.copy(next((root / "cat").iterdir()), strange)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    source, report = open_folder(root)
+    assert sum(source.splits.values()) == 6
+    assert "caf\\xe9.png: its name is not UTF-8" in report
+    assert list(source.left_out) == [f"{root}/cat/caf\\xe9.png"]
+    (root / "dog").rename(root / os.fsdecode(b"d\xf6g"))
+    with pytest.raises(ValueError, match="No readable training images are left for"):
+        open_folder(root)
+
+
 def test_a_link_to_nowhere_is_left_out_until_it_leads_somewhere(folder, open_folder, tmp_path):
     root = folder(two_classes(2))
     (root / "cat/lost.png").symlink_to(tmp_path / "elsewhere.png")

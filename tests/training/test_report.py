@@ -306,10 +306,30 @@ def test_a_thousand_classes(source, tmp_path):
     assert "10 classes that are confused most" in page.words
 
 
+@pytest.mark.parametrize(
+    "labels", [("only",), ("", "<b>"), (NASTY, "x" * 3000, "日本語 👩‍👩‍👧 עברית")]
+)
+def test_few_classes_and_names_of_any_kind(source, tmp_path, labels):
+    files = [(path, index % len(labels)) for index, path in enumerate(names(source)[:5])]
+    data = FolderSource("folder:p", labels, {"train": files, "test": files})
+    first = examine(small_model(labels), data, report=lambda line: None)
+    second = examine(small_model(labels, 1), data, first=first, report=lambda line: None)
+    text = write_report(first, tmp_path, second).read_text()
+    page = Page(text)
+    assert len(page.named("script")) == 1
+    cells = re.findall("<t[dh][ >].*?</t[dh]>", text)
+    longest = max(len(" ".join(Page(cell).text)) for cell in cells)
+    assert longest < 200, "a long name pushes the numbers out of sight"
+    assert not [names for _, names in page.elements if any(name.startswith("on") for name in names)]
+
+
 def test_data_of_the_name_of_an_attack(both, tmp_path):
     path = write_report(both[0], tmp_path, data='folder:"><script>x</script>')
     text = path.read_text()
     assert "<script>x" not in text
     assert 'folder:"><script>x</script>' in Page(text).words
+    # Control characters, which a page must not hold.
+    text = write_report(both[0], tmp_path, data="a\0b\x07c\x9bd").read_text()
+    assert "a\ufffdb\ufffdc\ufffdd" in Page(text).words
     # A name that is not UTF-8, as the file system gives it.
     assert "caf?" in Page(write_report(both[0], tmp_path, data="caf\udce9").read_text()).words

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from keras_vit.file_names import printable
 from training.data.damage import BadImages, leave_out
 from training.data.image_check import unreadable_images
 from training.data.indexed_source import (
@@ -84,7 +85,8 @@ def open_folder(path: str, *, seed: int, bad_images: BadImages, report: Report) 
     bad = unreadable_images(root, [file for split in files.values() for file, _ in split], report)
     # Any number of them: they have all been looked at, and are never met again.
     total = sum(len(entries) for entries in files.values())
-    leave_out(bad, total, bad_images=bad_images, report=report, limit=1.0)
+    left_out = {printable(file): reason for file, reason in bad.items()}
+    leave_out(left_out, total, bad_images=bad_images, report=report, limit=1.0)
     files = {
         split: [(file, label) for file, label in entries if file not in bad]
         for split, entries in files.items()
@@ -103,7 +105,7 @@ def open_folder(path: str, *, seed: int, bad_images: BadImages, report: Report) 
         )
     _check_not_empty(root, labels, files)
     source = FolderSource(f"folder:{path}", labels, files)
-    source.left_out = {str(file): reason for file, reason in bad.items()}
+    source.left_out = left_out
     if not drawn and "train" in files:
         report_absent_classes(source, report)
     return source

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from keras_vit import Preprocessing
 from keras_vit.decoding import decode_image
+from keras_vit.file_names import is_utf8
 from training.data.as_written import as_written
 from training.data.decodable import undecodable_reason
 from training.data.source import Report
@@ -22,6 +23,7 @@ _SECONDS_BETWEEN_REPORTS = 10.0
 _FILES_PER_ROUND = 64  # that Python hears of at once
 # A link to nothing, no permission, a broken disk: not remembered, it may be mended.
 _CLOSED = "it cannot be opened"
+_NO_NAME = "its name is not UTF-8"  # TensorFlow takes no other; nor do JSON, labels, results
 
 
 def unreadable_images(root: Path, files: list[Path], report: Report) -> dict[Path, str]:
@@ -36,10 +38,12 @@ def unreadable_images(root: Path, files: list[Path], report: Report) -> dict[Pat
         report: called with progress on a long look.
 
     Returns:
-        The files that cannot be decoded, each with the reason.
+        The files that cannot be decoded or named, each with the reason.
     """
     index_file = _index_file(root)
     known = _read_index(index_file)
+    nameless = {file: _NO_NAME for file in files if not is_utf8(file)}
+    files = [file for file in files if file not in nameless]
     keys = {file: _key(root, file) for file in files}
     new = [file for file in files if keys[file] not in known]
     reasons = dict(zip(new, _check_all(new, report), strict=True))
@@ -47,7 +51,7 @@ def unreadable_images(root: Path, files: list[Path], report: Report) -> dict[Pat
     if new:
         found = {keys[file]: reasons[file] for file in files if reasons[file] != _CLOSED}
         write_cache(index_file, json.dumps(found))
-    return {file: reasons[file] for file in files if reasons[file]}
+    return {file: reasons[file] for file in files if reasons[file]} | nameless
 
 
 def _check_all(files: list[Path], report: Report) -> list[str]:
@@ -102,7 +106,7 @@ def _key(root: Path, file: Path) -> str:
 
 
 def _index_file(root: Path) -> Path:
-    name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+    name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
     return cache_folder("checked-images") / f"{name}.json"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from training.evaluation.calibration import CalibrationBins
 from training.report.embedding import EmbeddingMap
-from training.report.html import Html, join, tag
+from training.report.html import Html, escape, join, tag
 
 COLOURED = 10  # classes that are told apart by colour
 _SIDE = 280  # of the square of a reliability diagram
@@ -16,6 +16,7 @@ _LEFT, _TOP = 46, 8
 _HISTOGRAM = 56  # the height of the confidences below it
 _WIDTH, _MOST_HEIGHT, _LEAST_HEIGHT, _MARGIN = 560, 520, 260, 14
 _LONGEST_NAME = 24
+_LONGEST_IN_TABLE = 140  # the longest of ImageNet's 1,000 is shorter
 
 
 def reliability_chart(bins: CalibrationBins, name: str) -> Html:
@@ -175,6 +176,24 @@ def shorten(name: str, longest: int = _LONGEST_NAME) -> str:
     """
     name = name.split(",")[0].strip() or name
     return name if len(name) <= longest else f"{name[: longest - 1]}…"
+
+
+def clipped(name: str) -> Html:
+    """The name of a class in a table, cut where it would push the numbers out of sight.
+
+    Args:
+        name: any.
+
+    Returns:
+        The markup; what is cut off is in its title.
+
+    Example:
+        >>> clipped("tench, Tinca tinca")
+        'tench, Tinca tinca'
+    """
+    if len(name) <= _LONGEST_IN_TABLE:
+        return escape(name)
+    return tag("span", f"{name[: _LONGEST_IN_TABLE - 1]}…", class_="clipped", title=name)
 
 
 def _svg(width: float, height: float, text: str, kind: str, content: Html) -> Html:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable
 from typing import Any
 
 _VOID = {"img", "link", "meta"}
+# Control characters and those that are none: a page with one of them is not valid.
+_NOT_IN_HTML = re.compile("[\0-\x08\x0b\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
 
 
 class Html(str):
@@ -19,7 +22,8 @@ def escape(text: Any) -> Html:
     """Text for an element or an attribute in quotes.
 
     Args:
-        text: anything; a name that is no valid Unicode loses what cannot be written.
+        text: anything; a name that is no valid Unicode, or has control characters, loses what a
+            page cannot hold.
 
     Returns:
         The markup; `Html` is returned as it is.
@@ -31,7 +35,8 @@ def escape(text: Any) -> Html:
     if isinstance(text, Html):
         return text
     # File names that are not UTF-8 come as surrogates, which no UTF-8 file can hold.
-    return Html(html.escape(str(text).encode("utf-8", "replace").decode()))
+    written = str(text).encode("utf-8", "replace").decode()
+    return Html(html.escape(_NOT_IN_HTML.sub("\ufffd", written)))
 
 
 def join(parts: Iterable[Any], between: str = "") -> Html:

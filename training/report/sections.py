@@ -17,7 +17,7 @@ from keras_vit.description import description
 from keras_vit.preprocessing import size_pair
 from training.evaluation.calibration import calibration_bins
 from training.evaluation.confusion_picture import most_confused
-from training.report.charts import COLOURED, reliability_chart, scatter_chart
+from training.report.charts import COLOURED, clipped, reliability_chart, scatter_chart
 from training.report.collect import Example, Findings
 from training.report.embedding import embedding_map
 from training.report.html import Html, join, tag
@@ -95,7 +95,7 @@ def _figure(
             images.append(tag("img", src=view.overlay, alt=alt, class_=kind))
     caption = tag(
         "figcaption",
-        tag("span", label, class_="label"),
+        tag("span", clipped(label), class_="label"),
         *(tag("span", answer, class_="answer") for answer in answers),
         tag("span", short_name(example.name), class_="file", title=example.name),
     )
@@ -110,7 +110,7 @@ def _answer(example: Example, findings: Findings) -> Html:
     if findings.correct[index]:
         return join([tag("span", "✓ right", class_="right"), f" at {sure}"])
     given = percent(float(findings.right_probabilities[index]), 1)
-    wrong = tag("span", f"✗ {findings.label(best)}", class_="wrong")
+    wrong = tag("span", "✗ ", clipped(findings.label(best)), class_="wrong")
     return join([wrong, f" at {sure}, its class at {given}"])
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from training.evaluation.accuracy import Evaluation
 from training.evaluation.confusion_picture import MOST_CLASSES, condense
-from training.report.charts import shorten
+from training.report.charts import clipped, shorten
 from training.report.collect import Findings
 from training.report.html import Html, join, tag
 from training.report.pictures import data_address
@@ -201,7 +201,7 @@ def classes(findings: Sequence[Findings]) -> Html:
         place = places[0]
         top1 = [one.evaluation.class_top1[p] for one, p in zip(findings, places, strict=True)]
         cells = [column[p] for column, p in zip(columns, places, strict=True)]
-        row = [evaluation.class_labels[place], f"{evaluation.class_examples[place]:,}"]
+        row = [clipped(evaluation.class_labels[place]), f"{evaluation.class_examples[place]:,}"]
         row += [cell for part in cells for cell in part]
         if len(findings) == 2:
             row.append(points(float(top1[1] - top1[0])))
@@ -238,7 +238,7 @@ def _class_cells(findings: Findings) -> list[tuple[Html | str, ...]]:
         (
             _bar(float(top1)),
             percent(float(top5)),
-            f"{findings.label(output)} ({count:,})" if count else "-",
+            join([clipped(findings.label(output)), f" ({count:,})"]) if count else "-",
         )
         for top1, top5, output, count in zip(
             e.class_top1, e.class_top5, worst.tolist(), counts.tolist(), strict=True
@@ -325,7 +325,12 @@ def _pairs(findings: Findings) -> Html:
             break
         share = wrong[row, output] / e.class_examples[row]
         rows.append(
-            (e.class_labels[row], findings.label(output), f"{wrong[row, output]:,}", percent(share))
+            (
+                clipped(e.class_labels[row]),
+                clipped(findings.label(output)),
+                f"{wrong[row, output]:,}",
+                percent(share),
+            )
         )
     if not rows:
         return tag("p", "No example was taken for another class.")
