@@ -17,6 +17,24 @@ import pytest
 sys.modules.setdefault("triton", None)
 
 
+def pytest_terminal_summary(terminalreporter):
+    """The table of the parity tests, from all processes that ran them."""
+    reports = [r for key in ("passed", "failed") for r in terminalreporter.getreports(key)]
+    found = [entry for report in reports for entry in report.user_properties]
+    rows = sorted(value for name, value in found if name == "parity")
+    if not rows:
+        return
+    terminalreporter.section("differences in units of the outputs' deviation, and parameters")
+    width = max(len(name) for name, _, _ in rows) + 2
+    for name, error, parameters in rows:
+        terminalreporter.write_line(f"{name:<{width}}{error:>10.1e}{parameters:>16,}")
+    worst = max(error for _, error, _ in rows)
+    terminalreporter.write_line(f"{len(rows)} models, largest difference {worst:.1e}")
+    for name, value in found:
+        if name == "note":
+            terminalreporter.write_line(value)
+
+
 @pytest.fixture
 def tiny_model():
     """A function that builds a small model whose every parameter is non-trivial."""

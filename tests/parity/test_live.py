@@ -14,20 +14,10 @@ import keras_vit
 pytestmark = pytest.mark.parity
 if not all(importlib.util.find_spec(name) for name in ("timm", "torch", "transformers")):
     pytest.skip("needs the extra parity: make parity", allow_module_level=True)
-RESULTS = []
-
-
-@pytest.fixture(scope="module", autouse=True)
-def table(tmp_path_factory):
-    """Print what was measured, as one table."""
-    yield
-    print(f"\n{'name':<44}{'difference':>12}{'parameters':>15}")
-    for name, error, parameters in RESULTS:
-        print(f"{name:<44}{error:>12.1e}{parameters:>15,}")
 
 
 @pytest.mark.parametrize("name", peers.timm_names())
-def test_timm_and_back(name, tmp_path):
+def test_timm_and_back(name, tmp_path, record_property):
     theirs = peers.timm_model(name)
     peers.save_timm(theirs, tmp_path / "timm")
     model = keras_vit.from_pretrained(tmp_path / "timm")
@@ -39,7 +29,7 @@ def test_timm_and_back(name, tmp_path):
     with torch.device("meta"):
         full = timm.create_model(peers.NOT_BUILT.get(name, name))
     parameters = sum(p.numel() for p in full.parameters())
-    RESULTS.append((name, error, parameters))
+    record_property("parity", [name, float(error), parameters])
     assert error < 1e-4
     assert keras_vit.count_parameters(name, num_classes=full.num_classes) == parameters
     path = keras_vit.save_checkpoint(model, tmp_path / "ours", format="timm")
@@ -61,13 +51,14 @@ def test_timm_and_back(name, tmp_path):
     peers.TRANSFORMERS,
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
-def test_transformers_and_back(name, options, pooled, base, tmp_path):
+def test_transformers_and_back(name, options, pooled, base, tmp_path, record_property):
     theirs = peers.transformers_model(name, options, base=base)
     theirs.save_pretrained(tmp_path / "theirs", **({"max_shard_size": "100MB"} if base else {}))
     model = keras_vit.from_pretrained(tmp_path / "theirs")
     expected = peers.transformers_outputs(theirs, pooled)
     error = difference(model(images(*model.image_size)), expected)
-    RESULTS.append((f"{name} {options or ''}", error, model.count_params()))
+    title = f"{name} {options or ''} {'base' if base else 'tiny'}"
+    record_property("parity", [title, float(error), model.count_params()])
     assert error < 1e-4
     path = keras_vit.save_checkpoint(model, tmp_path / "ours", format="transformers")
     import transformers
@@ -84,7 +75,7 @@ def test_transformers_and_back(name, options, pooled, base, tmp_path):
     assert difference(outputs.numpy(), expected) < 1e-5
 
 
-def test_loading_is_fast_enough(tmp_path):
+def test_loading_is_fast_enough(tmp_path, record_property):
     """The time of timm for the same file, in turns; reported, not asserted."""
     timm = peers.timm()
     peers.save_timm(timm.create_model("vit_base_patch16_224"), tmp_path / "timm")
@@ -96,4 +87,5 @@ def test_loading_is_fast_enough(tmp_path):
         start = time.perf_counter()
         keras_vit.from_pretrained(tmp_path / "timm")
         seconds["keras-vit"].append(time.perf_counter() - start)
-    print({name: float(np.median(values)) for name, values in seconds.items()})
+    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+    record_property("note", f"seconds to load ViT-B/16, medians: {medians}")
