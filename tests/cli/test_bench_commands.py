@@ -51,6 +51,8 @@ def test_what_fewer_bits_cost(tmp_path, capsys):
     model = keras_vit.VisionTransformer(
         32, 8, hidden_dim=64, depth=2, num_heads=2, mlp_dim=128, num_classes=10
     )
+    head = model.get_layer("head").kernel
+    head.assign(np.random.default_rng(0).normal(size=head.shape))  # it begins with zeros
     model.save(tmp_path / "model.keras")
     file = tmp_path / "precision.json"
     command = f"bench precision {tmp_path}/model.keras --data digits --rounds 1 --batch-size 120"
