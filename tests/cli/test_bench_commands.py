@@ -43,7 +43,8 @@ def test_the_train_step(tmp_path):
     (ours,) = json.loads(file.read_text())["results"]
     assert ours["median_ms"] > 0
     assert ours["steps"] >= 1
-    assert 0 < 2 * ours["megabytes_per_image"] < ours["peak_megabytes"]
+    # Nothing where building the model took more than so small a step.
+    assert 0 <= 2 * ours["megabytes_per_image"] < ours["peak_megabytes"]
 
 
 def test_what_fewer_bits_cost(tmp_path, capsys):
