@@ -41,6 +41,7 @@ def page(
     from serving.page.backend import Backend, PageModel
     from serving.page.server import announce_page, page_server
     from serving.page.site import Site
+    from serving.startup import wait_until
 
     if base is not None and not base.is_dir():
         raise NotADirectoryError(f"{base} is not a directory: give what keras-vit export wrote")
@@ -49,7 +50,7 @@ def page(
     model = PageModel(name, None if base is None else str(base.resolve()))
     with page_server(Site(Backend(address, lambda: [model], tls=tls)), host, port) as taken:
         announce_page(host, taken)
-        threading.Event().wait()
+        wait_until(threading.Event())  # Ctrl-C ends it
 
 
 def run(arguments: list[str]) -> None:

@@ -16,7 +16,7 @@ from serving.configuration.models import ModelConfig, parse_models
 from serving.configuration.monitoring import MonitoringConfig
 from serving.configuration.tls import TlsConfig
 from serving.page.server import announce_page, page_server
-from serving.startup import Plan, ServeError, announce, check_base, check_port
+from serving.startup import Plan, ServeError, announce, check_base, check_port, wait_until
 from serving.tensorflow_server import BINARY, run_binary
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def _serve_locally(plan: Plan, grace: float, wait: bool, stopped: threading.Even
                 port = stack.enter_context(page_server(site, plan.host, plan.page_port))
             announce_page(plan.host, port or 0)
         if plan.model_config_file is None:
-            stopped.wait()
+            wait_until(stopped)
         else:
             _follow(plan.model_config_file, plan.poll_seconds, local.manager, stopped)
     local.stop(grace)

@@ -1,6 +1,7 @@
 """What is to be served, and what can be wrong before a server runs."""
 
 import socket
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -112,3 +113,21 @@ class Plan:
 def announce(name: str, version: int, address: str, server: str) -> None:
     """Tell scripts that wait for it that requests can be answered now."""
     print(f"Serving {name} version {version} at {address} ({server})", flush=True)
+
+
+def wait_until(event: threading.Event) -> None:
+    """Wait without end, and hear signals meanwhile.
+
+    Python hears a signal that the system gave to another thread of the process when the main thread
+    wakes next: so it wakes five times a second.
+
+    Args:
+        event: to wait for.
+
+    Example:
+        >>> event = threading.Event()
+        >>> event.set()
+        >>> wait_until(event)
+    """
+    while not event.wait(0.2):
+        pass
