@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_vit import VisionTransformer
+from keras_vit import Preprocessing, VisionTransformer
 from keras_vit_cli.benchmarks.ours import open_session
 from serving.export import export_model
 from serving.fused import TokenMerging, fuse
@@ -52,26 +52,78 @@ def table(
     output_of = model_outputs(model, source.labels, source.spec)
     functions = [tf.function(fuse(model, choice).logits, autograph=False) for choice in choices]
     seconds = _times(model, choices, batch_size, threads, rounds)
-    right, best = [], []
-    batches = evaluation_batches(source, split, model.preprocessing, batch_size=batch_size)
+    truth, answers = answers_on(
+        source,
+        split,
+        model.preprocessing,
+        batch_size,
+        lambda images: [np.argmax(function(images), -1) for function in functions],
+    )
+    rows = compared(output_of[truth], answers, seconds, batch_size)
+    return [
+        {"count": choice.count if choice else 0, **row}
+        for choice, row in zip(choices, rows, strict=True)
+    ]
+
+
+def answers_on(
+    source: DataSource,
+    split: str,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    answer: Callable[[tf.Tensor], Sequence[np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ask several forms of a model about a data set.
+
+    Args:
+        source: the data.
+        split: which part of it, with labels.
+        preprocessing: makes the images.
+        batch_size: how many at a time.
+        answer: normalised images [B, H, W, C] to the best class [B] of each form.
+
+    Returns:
+        The labels of the data, int [N], and the answers [forms, N].
+    """
+    labels, answers = [], []
+    batches = evaluation_batches(source, split, preprocessing, batch_size=batch_size)
     with source.damage.explained():
-        for images, labels in with_progress(
+        for images, numbers in with_progress(
             batches, f"evaluating {split}", -(-source.splits[split] // batch_size), True
         ):
-            right.append(output_of[np.asarray(labels)])
-            best.append([np.argmax(function(images), -1) for function in functions])
-    truth = np.concatenate(right)  # [N]
-    answers = np.concatenate(best, axis=1)  # [choices, N]
+            labels.append(np.asarray(numbers))
+            answers.append(answer(images))
+    return np.concatenate(labels), np.concatenate(answers, axis=1)
+
+
+def compared(
+    truth: np.ndarray, answers: np.ndarray, seconds: Sequence[float], batch_size: int
+) -> list[dict[str, Any]]:
+    """Speed and accuracy of several forms of a model, beside the first of them.
+
+    Args:
+        truth: the right answers, [N].
+        answers: those of each form, [forms, N].
+        seconds: of a step of each.
+        batch_size: images of a step.
+
+    Returns:
+        A row for each form: `images_per_second`, `speedup`, `top1`, `agreement` and `images`.
+
+    Example:
+        >>> rows = compared(np.array([1, 2]), np.array([[1, 2], [1, 0]]), [2.0, 1.0], 4)
+        >>> rows[1]["speedup"], rows[1]["agreement"]
+        (2.0, 0.5)
+    """
     return [
         {
-            "count": choice.count if choice else 0,
             "images_per_second": round(batch_size / taken, 2),
             "speedup": round(seconds[0] / taken, 3),
             "top1": round(float((answer == truth).mean()), 4),
             "agreement": round(float((answer == answers[0]).mean()), 4),
             "images": len(truth),
         }
-        for choice, taken, answer in zip(choices, seconds, answers, strict=True)
+        for taken, answer in zip(seconds, answers, strict=True)
     ]
 
 

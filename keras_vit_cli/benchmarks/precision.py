@@ -16,12 +16,11 @@ import tensorflow as tf
 
 from keras_vit import VisionTransformer
 from keras_vit.explain.pictures import display_images
-from keras_vit_cli.benchmarks.merging import median_seconds
+from keras_vit_cli.benchmarks.merging import answers_on, compared, median_seconds
 from keras_vit_cli.benchmarks.ours import open_session
 from serving.export import export_model
 from training.data import DataSource
-from training.evaluation.accuracy import check_split, evaluation_batches, model_outputs
-from training.evaluation.progress import with_progress
+from training.evaluation.accuracy import check_split, model_outputs
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 Call = Callable[[np.ndarray], np.ndarray]
@@ -54,38 +53,21 @@ def table(
         ValueError: if the data do not go with the model.
     """
     check_split(source, split, batch_size)
-    # So pixels of the model's own size go in as they are: data are preprocessed once, below.
-    transform, model.preprocessing = (
-        model.preprocessing,
-        model.preprocessing.replace(crop_fraction=1.0),
-    )
     names = np.array(model.labels or [str(index) for index in range(model.num_classes)])
     output_of = model_outputs(model, source.labels, source.spec)
     opened = _open_all(model, batch_size, threads)
     calls = [opened[precision][0] for precision in PRECISIONS]
     seconds = median_seconds(calls, batch_size, model.preprocessing.output_shape, rounds)
-    right, best = [], []
-    batches = evaluation_batches(source, split, transform, batch_size=batch_size)
-    with source.damage.explained():
-        for images, labels in with_progress(
-            batches, f"evaluating {split}", -(-source.splits[split] // batch_size), True
-        ):
-            right.append(names[output_of[np.asarray(labels)]])
-            pixels = np.rint(255 * display_images(model, images)).astype(np.uint8)
-            best.append([call(pixels)[:, 0].astype(str) for call in calls])
-    truth = np.concatenate(right)  # [N]
-    answers = np.concatenate(best, axis=1)  # [precisions, N]
+
+    def answer(images: tf.Tensor) -> list[np.ndarray]:
+        pixels = np.rint(255 * display_images(model, images)).astype(np.uint8)
+        return [call(pixels)[:, 0].astype(str) for call in calls]
+
+    truth, answers = answers_on(source, split, model.preprocessing, batch_size, answer)
+    rows = compared(names[output_of[truth]], answers, seconds, batch_size)
     return [
-        {
-            "precision": precision,
-            "megabytes": round(opened[precision][1], 3),
-            "images_per_second": round(batch_size / taken, 2),
-            "speedup": round(seconds[0] / taken, 3),
-            "top1": round(float((answer == truth).mean()), 4),
-            "agreement": round(float((answer == answers[0]).mean()), 4),
-            "images": len(truth),
-        }
-        for precision, taken, answer in zip(PRECISIONS, seconds, answers, strict=True)
+        {"precision": precision, "megabytes": round(opened[precision][1], 3), **row}
+        for precision, row in zip(PRECISIONS, rows, strict=True)
     ]
 
 
@@ -93,6 +75,18 @@ def _open_all(
     model: VisionTransformer, batch_size: int, threads: int
 ) -> dict[str, tuple[Call, float]]:
     """By precision the signature `images` of an export, and the megabytes of its weights."""
+    # Without a crop pixels of the model's own size go in as they are.
+    transform = model.preprocessing
+    model.preprocessing = transform.replace(crop_fraction=1.0)
+    try:
+        return _exports(model, batch_size, threads)
+    finally:
+        model.preprocessing = transform
+
+
+def _exports(
+    model: VisionTransformer, batch_size: int, threads: int
+) -> dict[str, tuple[Call, float]]:
     found = {}
     for dtype in ("float32", "bfloat16"):
         with tempfile.TemporaryDirectory() as base:
