@@ -33,7 +33,6 @@ _SMALL = {
     "keras-vit export": "--batch-sizes 1",
     "keras-vit probe": "--kinds fewshot --shots 1",
     "keras-vit bench token-merging": "--counts 4 --rounds 1",
-    "keras-vit bench precision": "--rounds 1",
     "keras-vit bench serving": "--duration 0.3 --warmup 0.1 --concurrency 2",
 }
 # Starts processes of its own, so it runs as one.
