@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,6 +23,7 @@ def bench_inference(
     images: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE …")] = (),
     rounds: int = 5,
     seconds: float = 3.0,
+    pack_weights: bool | None = None,
     profile: bool = False,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json", metavar="FILE")] = None,
 ) -> None:
@@ -42,9 +44,14 @@ def bench_inference(
         images: JPEG files: time from their bytes to labels instead of from pixels.
         rounds: turns of each contender.
         seconds: about how long a turn is.
+        pack_weights: let our export pack its weights once, as `keras-vit serve --pack-weights`
+            does; by default in bfloat16.
         profile: show which kernels the time of our export goes into.
         json_file: write the results here.
     """
+    if pack_weights is None:
+        pack_weights = dtype == "bfloat16"
+
     from keras_vit.variants import get_variant
     from keras_vit_cli.benchmarks.command import measure, write
     from keras_vit_cli.benchmarks.runner import Task
@@ -57,10 +64,14 @@ def bench_inference(
         batch_size,
         image_size,
         threads,
-        {"files": [str(file) for file in images]},
+        {"files": [str(file) for file in images], "pack_weights": pack_weights},
     )
     report = measure(task, against, rounds, seconds, passes=1, with_limit=True)
     if profile:
+        if pack_weights:
+            from serving.startup import PACK_WEIGHTS
+
+            os.environ[PACK_WEIGHTS] = "1"
         from keras_vit_cli.benchmarks.profile import print_kernels, profile_export
 
         report["kernels"] = profile_export(task)

@@ -21,6 +21,7 @@ def deploy(
     gpu: bool = False,
     cpus: float = 4.0,
     memory: float = 4.0,
+    pack_weights: bool = False,
     connection_age: int = 30,
     drain: int = 60,
     overwrite: bool = False,
@@ -41,6 +42,8 @@ def deploy(
         gpu: give each server a GPU.
         cpus: cores of each server.
         memory: of each server, in GiB; it has to hold two versions.
+        pack_weights: keep packed copies of the weights, one for each of the six signatures, for
+            which memory has to suffice too. In bfloat16 on processors with AMX faster by half.
         connection_age: seconds after which a client has to connect anew, and finds new servers.
         drain: seconds that a server still answers when it is to go; longer than connection_age.
         overwrite: replace files that are there.
@@ -62,6 +65,7 @@ def deploy(
         gpu=gpu,
         cpus=cpus,
         memory=memory,
+        pack_weights=pack_weights,
         connection_age=connection_age,
         drain=drain,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,6 +24,7 @@ def serve(
     per_model_batching: bool = False,
     monitoring_config_file: Path | None = None,
     ssl_config_file: Path | None = None,
+    pack_weights: bool = False,
     page: bool = False,
     page_port: int | None = None,
 ) -> None:
@@ -46,11 +48,18 @@ def serve(
         monitoring_config_file: where on the REST port the Prometheus page is; left out it is
             /monitoring/prometheus/metrics.
         ssl_config_file: key and certificates that encrypt the gRPC port.
+        pack_weights: keep packed copies of the weights, one for each signature in use. In bfloat16
+            on processors with AMX faster by half; in float32 not worth the memory. Only for models
+            that keras-vit exported: others may answer wrongly.
         page: a web page to try the models on, at / of the local server's REST port (8501 if none is
             given), or on a port of its own in front of tensorflow_model_server.
         page_port: serve the page on this port; 0 picks a free one; left out it is the one after
             that of REST where the page needs one of its own.
     """
+    from serving.startup import PACK_WEIGHTS
+
+    if pack_weights:
+        os.environ[PACK_WEIGHTS] = "1"  # read once, when TensorFlow starts
     from serving.server import serve as run_server
 
     run_server(

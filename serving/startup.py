@@ -11,6 +11,10 @@ from serving.configuration.models import ModelConfig
 from serving.configuration.monitoring import MonitoringConfig
 from serving.configuration.tls import TlsConfig
 
+# "1" lets TensorFlow's oneDNN pack a product's second operand when it first sees it, and keep it:
+# right for graphs in which that is always a weight, as in every export of ours.
+PACK_WEIGHTS = "TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"
+
 
 class ServeError(Exception):
     """A server cannot be started; the message says why and what to do.

@@ -96,7 +96,7 @@ class FusedAttention:
         """What follows on `heads`; as of calling the attention."""
         weights = None
         if with_maps:
-            weights = _softmax(tf.matmul(q, k, transpose_b=True))
+            weights = tf.nn.softmax(tf.matmul(q, k, transpose_b=True))
             y = tf.matmul(weights, v)
         else:
             y = _attend(q, k, v, length, log_sizes)
@@ -117,7 +117,7 @@ def _attend(
 
     def attend(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, *bias: tf.Tensor) -> tf.Tensor:
         logits = tf.matmul(q, k, transpose_b=True)
-        return tf.matmul(_softmax(logits + bias[0] if bias else logits), v)
+        return tf.matmul(tf.nn.softmax(logits + bias[0] if bias else logits), v)
 
     given = [q, k, v]
     if log_sizes is not None:
@@ -128,11 +128,6 @@ def _attend(
     return tf.map_fn(
         lambda one: attend(*one), given, parallel_iterations=1, fn_output_signature=spec
     )
-
-
-def _softmax(x: tf.Tensor) -> tf.Tensor:
-    """In float32 at any dtype, as in the Keras layer."""
-    return tf.cast(tf.nn.softmax(tf.cast(x, tf.float32)), x.dtype)
 
 
 class UnfusedAttention:
@@ -224,18 +219,19 @@ def _collides(row: int, column: int) -> bool:
 def fused_norm(layer: Any) -> Function:
     """A layer norm that becomes one kernel, of tokens [M, D] scaled for `KERNEL_EPSILON`.
 
-    In float32 at any dtype, as Keras' own. The form that the remapper knows (`IsCommonNormPattern`)
-    asks for constants, and for the axis as a positive number.
+    The form that the remapper knows (`IsCommonNormPattern`) asks for constants, and for the axis as
+    a positive number. On bfloat16 oneDNN's kernel reckons in float32, as Keras' layer does, and so
+    does that of softmax: no casts stand around them.
     """
-    gamma, beta = (tf.cast(w, tf.float32).numpy() for w in (layer.gamma, layer.beta))
+    dtype = layer.compute_dtype
+    gamma, beta = (tf.cast(w, dtype).numpy() for w in (layer.gamma, layer.beta))
 
     def norm(x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        dtype = x.dtype
-        x = tf.cast(x, tf.float32)
         mean = tf.reduce_mean(x, 1, keepdims=True)
         variance = tf.reduce_mean(tf.math.squared_difference(x, mean), 1, keepdims=True)
-        scale = tf.math.rsqrt(variance + tf.constant(KERNEL_EPSILON)) * tf.constant(gamma)
-        return tf.cast(x * scale + (tf.constant(beta) - mean * scale), dtype)
+        epsilon = tf.constant(KERNEL_EPSILON, dtype)
+        scale = tf.math.rsqrt(variance + epsilon) * tf.constant(gamma)
+        return x * scale + (tf.constant(beta) - mean * scale)
 
     return norm
 

@@ -130,8 +130,10 @@ class BatchScheduler:
         deadline = None if timeout is None else time.monotonic() + timeout
         if rows == 0:
             # There it waits for a batch that never fills, until its caller has given up.
-            time.sleep(timeout or 0.0)
-            return self._run(feeds, fetches, None)
+            if timeout is None:
+                return self._run(feeds, fetches, None)
+            time.sleep(timeout)
+            raise StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
         call = _Call(deadline)
         names = tuple(dict.fromkeys(fetches))
         with self._changed:

@@ -432,6 +432,17 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert compose["image"] == "mirror/serving:1"
 
 
+def test_weights_are_packed_where_that_is_wanted():
+    for wanted in (True, False):
+        written = Written(Deployment(Path("/srv/m"), "m", pack_weights=wanted))
+        environments = (
+            written.compose["environment"],
+            {entry["name"]: entry["value"] for entry in written.container["env"]},
+        )
+        for environment in environments:
+            assert environment.get("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS") == ("1" if wanted else None)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

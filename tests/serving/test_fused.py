@@ -110,7 +110,7 @@ from test_fused import make
 from serving.export import export_model
 # exported in a process with oneDNN: the check compares with the Keras model there too
 model = make({"pooling": "avg", "depth": 2})
-path = export_model(model, sys.argv[2], batch_sizes=[2]).path
+path = export_model(model, sys.argv[2], dtype=sys.argv[3], batch_sizes=[2]).path
 with tf.Graph().as_default(), tf.compat.v1.Session() as session:
     meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], str(path))
     signature = meta_graph.signature_def["images"]
@@ -118,18 +118,62 @@ with tf.Graph().as_default(), tf.compat.v1.Session() as session:
     seen = tf.compat.v1.RunMetadata()
     feed = {signature.inputs["images"].name: np.zeros([2, 32, 32, 3], np.uint8)}
     session.run(signature.outputs["scores"].name, feed, options, seen)
-print(dict(collections.Counter(node.op for graph in seen.partition_graphs for node in graph.node)))
+nodes = [node for graph in seen.partition_graphs for node in graph.node]
+print([tf.as_dtype(node.attr["T"].type).name for node in nodes if node.op == "_MklLayerNorm"])
+print(dict(collections.Counter(node.op for node in nodes)))
 """
 
 
-def test_the_optimiser_joins_what_it_can(tmp_path):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_optimiser_joins_what_it_can(tmp_path, dtype):
     """With oneDNN: bias, GELU and residual in the products, and each layer norm in one kernel."""
-    command = [sys.executable, "-c", KERNELS, str(Path(__file__).parent), str(tmp_path)]
+    command = [sys.executable, "-c", KERNELS, str(Path(__file__).parent), str(tmp_path), dtype]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    kernels = ast.literal_eval(run.stdout.splitlines()[-1])
+    norms, kernels = map(ast.literal_eval, run.stdout.splitlines()[-2:])
     if "_MklMatMul" not in kernels and "_MklNativeFusedMatMul" not in kernels:
-        pytest.skip("this TensorFlow has no oneDNN")
+        pytest.skip(f"no oneDNN for {dtype} here")
     assert kernels["_MklLayerNorm"] == 4
+    assert kernels["_MklSoftmax"] == 2 + 1  # the last is of the classes
+    assert kernels["_MklLayerNorm"] == norms.count(dtype), "casts stand around layer norms"
     assert kernels["_MklNativeFusedMatMul"] == 2 * 4 + 1
     assert not {"MatMul", "_MklMatMul", "BiasAdd", "Erf", "Erfc"} & set(kernels)
+
+
+PACKED = """
+import os, sys
+if sys.argv[3] == "packed":
+    from serving.startup import PACK_WEIGHTS
+    os.environ[PACK_WEIGHTS] = "1"
+import numpy as np, tensorflow as tf
+answers = []
+with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+    meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], sys.argv[1])
+    for seed in (1, 2, 1):
+        for name in ("images", "embed", "attention"):
+            signature = meta_graph.signature_def[name]
+            (given,) = signature.inputs.values()
+            pixels = np.random.default_rng(seed).integers(0, 256, [1 + seed, 32, 32, 3], np.uint8)
+            images = pixels if name == "images" else session.run(
+                [tf.io.encode_png(image) for image in pixels])
+            outputs = [output.name for output in signature.outputs.values()]
+            for value in session.run(outputs, {given.name: images}):
+                if value.dtype == np.float32:
+                    answers.append(value)
+np.savez(sys.argv[2], *answers)
+"""
+
+
+def test_packed_weights_give_the_same_answers(tmp_path):
+    """With `PACK_WEIGHTS` the second operand of a product is taken for a constant: it has to be."""
+    from serving.export import export_model
+
+    path = export_model(make({}), tmp_path / "model", batch_sizes=[2]).path
+    for kind in ("packed", "plain"):
+        command = [sys.executable, "-c", PACKED, str(path), str(tmp_path / kind), kind]
+        run = subprocess.run(command, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+    packed, plain = (np.load(tmp_path / f"{kind}.npz") for kind in ("packed", "plain"))
+    assert len(plain.files) == 9
+    for name in plain.files:
+        np.testing.assert_allclose(packed[name], plain[name], atol=1e-5)
