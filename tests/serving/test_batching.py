@@ -19,10 +19,12 @@ class Model:
 
     def __init__(self):
         self.batches = []
+        self.running = threading.Event()
         self.go_on = threading.Event()
         self.go_on.set()
 
     def __call__(self, feeds, fetches, timeout):
+        self.running.set()
         self.go_on.wait(10)
         x = feeds["x"]
         self.batches.append(x[:, 0].tolist())
@@ -104,7 +106,9 @@ def test_a_full_queue_refuses(schedule):
     scheduler, model, _ = schedule(max_batch_size=1, num_batch_threads=1, max_enqueued_batches=2)
     model.go_on.clear()
     with ThreadPoolExecutor(5) as pool:
-        calls = [pool.submit(together, scheduler, [rows(i)]) for i in range(5)]
+        calls = [pool.submit(together, scheduler, [rows(0)])]
+        assert model.running.wait(10)
+        calls += [pool.submit(together, scheduler, [rows(i)]) for i in range(1, 5)]
         time.sleep(0.5)
         model.go_on.set()
         answers = [call.result()[0] for call in calls]
@@ -119,7 +123,7 @@ def test_who_has_waited_too_long_is_told(schedule):
     model.go_on.clear()
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(together, scheduler, [rows(1)])
-        time.sleep(0.1)
+        assert model.running.wait(10)
         second = pool.submit(together, scheduler, [rows(2)], 0.2)
         time.sleep(0.5)
         model.go_on.set()

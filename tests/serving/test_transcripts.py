@@ -164,8 +164,9 @@ def check_grpc(channel, case):
         prefix + case["rpc"], request_type.SerializeToString, response_type.FromString
     )
     if case["code"] != "OK":
+        late = case["code"] == "DEADLINE_EXCEEDED"  # only once the whole time is over
         with pytest.raises(grpc.RpcError) as caught:
-            method(request, timeout=30)
+            method(request, timeout=2 if late else 30)
         assert caught.value.code().name == case["code"], caught.value.details()
         if case["name"] not in OTHER_WORDS:
             assert without_names(caught.value.details()) == without_names(case["details"])
