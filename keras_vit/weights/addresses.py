@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keras_vit.weights import download
+from keras_vit.weights.progress import readable_size
 
 _SCHEMES = ("hf://", "https://", "http://", "gs://")
 _HUB_ADDRESS = re.compile(
@@ -262,7 +263,7 @@ class _Hub:
             files = choose_files(sizes)
         except ValueError as error:
             raise self._no_choice(error) from error
-        total = download.readable_size(sum(sizes[file] for file in files))
+        total = readable_size(sum(sizes[file] for file in files))
         self._say(f"{self.source}: {len(files)} files, {total}: {', '.join(files)}")
         folder = Path(
             snapshot_download(

@@ -1,41 +1,18 @@
-"""Downloading one large file into a cache: resumed, retried, verified."""
+"""Downloading one large file into a cache, once for all processes."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import errno
 import fcntl
 import hashlib
-import http.client
-import json
-import os
-import re
-import socket
-import ssl
-import sys
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
-from keras_vit import atomic_files
-from keras_vit._version import __version__
+from keras_vit.weights.remote import Remote, parse_address, safe_name
+from keras_vit.weights.transfer import Transfer, read_json, sidecar_of
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-
-_RETRIES = 5
-_FIRST_DELAY = 1.0  # seconds, doubled with every retry
-_LONGEST_DELAY = 60.0  # seconds; what a server asks for with Retry-After is cut to it
-_TIMEOUT = 30.0  # seconds without a byte
-_CHUNK = 1 << 20
-_LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
-_RETRIED_STATUSES = (408, 425, 429)  # and every 5xx
 
 
 def download(
@@ -66,9 +43,9 @@ def download(
           ...
         ValueError: http://example.com/a.npz is refused: http:// can be tampered with ...
     """
-    remote = _parse(address)
+    remote = parse_address(address)
     key = hashlib.sha256(remote.address.encode()).hexdigest()[:16]
-    target = cache_dir.absolute() / "downloads" / key / _safe_name(remote.url)
+    target = cache_dir.absolute() / "downloads" / key / safe_name(remote.url)
     if _is_cached(target, remote.sha256):
         return target
     if offline:
@@ -78,7 +55,7 @@ def download(
         with _locked(target.parent / ".lock", address, report):
             # Another process may have brought it while this one waited.
             if not _is_cached(target, remote.sha256):
-                _Transfer(remote, target, report).run()
+                Transfer(remote, target, report).run()
     except OSError as error:  # the network's errors have become ValueErrors already
         if error.errno in FULL_DISK:
             raise ValueError(
@@ -93,105 +70,8 @@ def download(
     return target
 
 
-def readable_size(size: float) -> str:
-    """A number of bytes for people.
-
-    >>> readable_size(346_293_852)
-    '346.3 MB'
-    """
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
-
-
-@dataclass(frozen=True)
-class _Remote:
-    address: str  # as the user wrote it, without #sha256
-    url: str
-    sha256: str | None
-
-
-def _parse(address: str) -> _Remote:
-    bare, _, fragment = address.strip().partition("#")
-    sha256 = None
-    if fragment:
-        match = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
-        if not match:
-            raise ValueError(
-                f"{address}: after # can only stand sha256= and 64 hexadecimal digits, "
-                f"not {fragment!r}."
-            )
-        sha256 = match[1].lower()
-    if bare.lower().startswith("gs://"):
-        bucket, _, path = bare[len("gs://") :].partition("/")
-        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]+", bucket) or not path.strip("/"):
-            raise ValueError(f"{address} is not an address of a file: it must be gs://bucket/path.")
-        base = os.environ.get("KERAS_VIT_GS_ENDPOINT") or "https://storage.googleapis.com"
-        # A ? or % in an object's name is part of the name.
-        url = f"{base.rstrip('/')}/{bucket}/{urllib.parse.quote(path, safe='/')}"
-    else:
-        url = urllib.parse.quote(bare, safe="%/:=&?~+!$,;'@()*[]")
-    reason = _why_refused(url)
-    if reason:
-        raise ValueError(f"{address} is refused: {reason}.")
-    return _Remote(bare, url, sha256)
-
-
-def _why_refused(url: str, http_allowed: bool = True) -> str | None:
-    try:
-        parts = urllib.parse.urlsplit(url)
-        parts.port  # noqa: B018 - raises if it is no port
-        host = (parts.hostname or "").encode("idna").decode()
-    except ValueError as error:
-        return f"it is not a valid address ({error})"
-    if not host:
-        return "it names no host"
-    if "@" in parts.netloc:
-        return "a name or password in an address ends up in logs; download the file by hand"
-    if parts.scheme == "https" or (parts.scheme == "http" and http_allowed and _is_local(url)):
-        return None
-    if parts.scheme == "http":
-        return (
-            "http:// can be tampered with on its way and is taken only from this machine "
-            "(localhost); use https://"
-        )
-    return f"{parts.scheme}:// is not a way to download a file"
-
-
-def _is_local(url: str) -> bool:
-    parts = urllib.parse.urlsplit(url)
-    return parts.scheme == "http" and parts.hostname in _LOCAL_HOSTS
-
-
-def _safe_name(url: str) -> str:
-    """A file name for what a URL names, whatever is in it.
-
-    >>> _safe_name("https://a.b/c/ViT%20B.npz?key=1"), _safe_name("https://a.b/..%2F..%2F.bashrc")
-    ('ViT_B.npz', 'bashrc')
-    """
-    path = urllib.parse.unquote(urllib.parse.urlsplit(url).path, errors="replace")
-    name = re.split(r"[/\\]", path.rstrip("/\\"))[-1]
-    name = re.sub(r"[^A-Za-z0-9._=+-]", "_", name).strip(".")
-    # The tail is kept when it is too long: the suffix says the format.
-    return name[-150:].lstrip(".-") or "download"
-
-
-def _sidecar(target: Path) -> Path:
-    return target.with_name(f"{target.name}.cached.json")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):  # absent, cut short by a crash, or not ours
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def _is_cached(target: Path, sha256: str | None) -> bool:
-    known = _read_json(_sidecar(target))
+    known = read_json(sidecar_of(target))
     try:
         size = target.stat().st_size
     except OSError:
@@ -199,9 +79,9 @@ def _is_cached(target: Path, sha256: str | None) -> bool:
     return known.get("size") == size and sha256 in (None, known.get("sha256"))
 
 
-def _offline_message(remote: _Remote, target: Path) -> str:
+def _offline_message(remote: Remote, target: Path) -> str:
     if target.exists():
-        held = _read_json(_sidecar(target)).get("sha256", "unknown")
+        held = read_json(sidecar_of(target)).get("sha256", "unknown")
         state = f"the copy at {target} does not match (its sha256 is {held})"
     elif target.with_name(f"{target.name}.part").exists():
         state = f"only a part of it is in the cache ({target}.part)"
@@ -224,309 +104,3 @@ def _locked(path: Path, address: str, report: Callable[[str], None] | None) -> I
                 report(f"{address}: waiting for another download of it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield  # the lock goes when the file is closed, also by a kill
-
-
-class _Interrupted(Exception):  # noqa: N818 - not an error yet: it is tried again
-    def __init__(self, reason: str, delay: float = 0.0):
-        super().__init__(reason)
-        self.delay = delay  # seconds that the server asks to wait
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        # A server on this machine may send us on to this machine, a server outside may not.
-        reason = _why_refused(newurl, http_allowed=_is_local(req.full_url))
-        if reason:
-            fp.close()
-            raise ValueError(f"{req.full_url} redirects to {newurl}, which is refused: {reason}.")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-class _Transfer:
-    """One download, of as many connections as it takes."""
-
-    def __init__(self, remote: _Remote, target: Path, report: Callable[[str], None] | None):
-        self.remote = remote
-        self.target = target
-        self.report = report
-        self.part = target.with_name(f"{target.name}.part")
-        self.state_file = target.with_name(f"{target.name}.part.json")
-        self.reached = False  # whether the server has answered at all
-        handlers: list[urllib.request.BaseHandler] = [_Redirects()]
-        if _is_local(remote.url):
-            handlers.append(urllib.request.ProxyHandler({}))
-        self.opener = urllib.request.build_opener(*handlers)
-
-    def run(self) -> None:
-        failures = 0
-        furthest = self._received()
-        while True:
-            try:
-                self._attempt()
-                break
-            except _Interrupted as interruption:
-                received = self._received()
-                # Only tries that bring nothing count: a bad line may drop a large file often.
-                failures = 1 if received > furthest + _CHUNK else failures + 1
-                furthest = max(furthest, received)
-                if failures > _RETRIES:
-                    raise ValueError(
-                        f"{self.remote.address}: given up after {failures} tries, the last one: "
-                        f"{interruption}. Run it again later: it goes on where it stopped."
-                    ) from interruption
-                delay = max(_FIRST_DELAY * 2 ** (failures - 1), interruption.delay)
-                if self.report is not None:
-                    self.report(f"{self.target.name}: {interruption}; again in {delay:.0f} s")
-                time.sleep(delay)
-        self._finish()
-
-    def _received(self) -> int:
-        return self.part.stat().st_size if self.part.exists() else 0
-
-    def _discard(self) -> None:
-        self.part.unlink(missing_ok=True)
-        self.state_file.unlink(missing_ok=True)
-
-    def _attempt(self) -> None:
-        state = _read_json(self.state_file)
-        offset = self._received() if state else 0
-        if offset and offset == state.get("total"):
-            return  # killed between the last byte and the rename
-        headers = {"User-Agent": f"keras-vit/{__version__}", "Accept-Encoding": "identity"}
-        validator = state.get("validator")
-        resuming = bool(offset and validator)
-        if resuming:
-            headers |= {"Range": f"bytes={offset}-", "If-Range": str(validator)}
-        with self._open(urllib.request.Request(self.remote.url, headers=headers)) as response:
-            self.reached = True
-            if resuming and response.status == 206:
-                total = self._check_continues(response, offset, state)
-            elif response.status == 200:
-                # Emptied before the new state is written: a kill in between must not leave the
-                # old bytes under the new version's name.
-                self.part.write_bytes(b"")
-                offset = 0
-                total = _whole_number(response.headers.get("Content-Length"))
-                state = {
-                    "validator": _validator(response.headers),
-                    "total": total,
-                    "md5": _google_md5(response.headers),
-                }
-                atomic_files.write_text(self.state_file, json.dumps(state))
-            else:
-                raise ValueError(
-                    f"{self.remote.address}: the server answered HTTP {response.status} without "
-                    f"a file. Check the address in a browser."
-                )
-            self._receive(response, offset, total)
-
-    def _open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        address = self.remote.address
-        try:
-            response: http.client.HTTPResponse = self.opener.open(request, timeout=_TIMEOUT)
-        except urllib.error.HTTPError as error:
-            with error:
-                self.reached = True
-                raise self._refusal(error) from error
-        except http.client.InvalidURL as error:
-            raise ValueError(f"{address} is not a valid address ({error}).") from error
-        except (OSError, http.client.HTTPException) as error:
-            reason = error.reason if isinstance(error, urllib.error.URLError) else error
-            if isinstance(reason, ssl.SSLCertVerificationError):
-                raise ValueError(
-                    f"{address}: the server's certificate is not trusted ({reason}). Behind a "
-                    f"proxy with a certificate of its own, set SSL_CERT_FILE to it."
-                ) from error
-            # No answer to the very first request is no network or a wrong name, not a dropped
-            # line: waiting would only delay the message.
-            absent = (socket.gaierror, ConnectionRefusedError)
-            unreachable = getattr(reason, "errno", None) in (errno.ENETUNREACH, errno.EHOSTUNREACH)
-            if not self.reached and (isinstance(reason, absent) or unreachable):
-                raise ValueError(
-                    f"{address} cannot be reached ({reason}), and it is not in the cache "
-                    f"{self.target.parent}. Check the connection and the host's name. Without a "
-                    f"network, fetch it elsewhere and copy that folder to the same place, or give "
-                    f"the path of a local copy."
-                ) from error
-            raise _Interrupted(f"no answer ({reason or type(reason).__name__})") from error
-        return response
-
-    def _refusal(self, error: urllib.error.HTTPError) -> Exception:
-        """What an answer that is not a file means."""
-        if error.code == 416:  # our part is not of this file
-            self._discard()
-            return _Interrupted("the file on the server has changed (HTTP 416)")
-        if error.code in _RETRIED_STATUSES or error.code >= 500:
-            asked = _whole_number(error.headers.get("Retry-After")) or 0
-            return _Interrupted(f"HTTP {error.code} {error.reason}", min(asked, _LONGEST_DELAY))
-        if error.code in {404, 410}:
-            advice = "there is no such file: check the name"
-        elif error.code in {401, 403}:
-            advice = (
-                "it is gated, private, or not there, and no login is sent to such addresses. "
-                "If it is on the Hugging Face Hub, set HF_TOKEN and use hf://org/name/file; "
-                "otherwise download it by hand and give its path"
-            )
-        elif 300 <= error.code < 400:
-            # Of several lines, where urllib has met a loop.
-            advice = f"a redirect that is not followed, {error.reason.splitlines()[0].rstrip('.')}"
-        else:
-            advice = f"{error.reason}: open the address in a browser to see why"
-        return ValueError(f"{self.remote.address}: HTTP {error.code}, {advice}.")
-
-    def _check_continues(
-        self, response: http.client.HTTPResponse, offset: int, state: dict[str, Any]
-    ) -> int | None:
-        """The total size, if the answer is the rest of what we have the beginning of."""
-        span = re.fullmatch(
-            r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", "")
-        )
-        total = _whole_number(span[3]) if span else None
-        known = state.get("total")
-        new = response.headers.get("ETag")
-        if (
-            span is None
-            or int(span[1]) != offset
-            or (None not in (known, total) and known != total)
-            or (new and state["validator"].startswith('"') and new != state["validator"])
-        ):
-            self._discard()
-            raise _Interrupted("the server's answer does not continue the part we have")
-        return total if known is None else known
-
-    def _receive(self, response: http.client.HTTPResponse, offset: int, total: int | None) -> None:
-        received = offset
-        with (
-            self.part.open("ab") as file,
-            _progress(self.target.name, offset, total, self.report) as show,
-        ):
-            while total is None or received < total:
-                wanted = _CHUNK if total is None else min(_CHUNK, total - received)
-                try:
-                    # read1: what has arrived is on disk before the next wait.
-                    chunk = response.read1(wanted)
-                except (OSError, http.client.HTTPException) as error:
-                    raise _Interrupted(f"the connection was lost ({error!r})") from error
-                if not chunk:
-                    break
-                file.write(chunk)
-                received += len(chunk)
-                show(received)
-        if total is not None and received < total:
-            raise _Interrupted(f"the connection ended after {received} of {total} bytes")
-
-    def _finish(self) -> None:
-        state = _read_json(self.state_file)
-        size = self._received()
-        actual = _digest(self.part, "sha256")
-        expected_md5 = state.get("md5")
-        if state.get("total") not in (None, size):
-            problem = f"{size} bytes arrived instead of {state['total']}"
-        elif not size:
-            problem = "it is empty"
-        elif self.remote.sha256 not in (None, actual):
-            problem = f"its sha256 is {actual}, not {self.remote.sha256}"
-        elif expected_md5 and _digest(self.part, "md5") != expected_md5:
-            problem = f"its md5 is not {expected_md5}, which the server names"
-        elif _is_web_page(self.part):  # of a login or a proxy: in the cache it would stay
-            problem = "it is a web page; open the address in a browser to see which"
-        else:
-            # The old file goes first and the new one comes last: at no moment does a sidecar
-            # vouch for bytes that it does not describe.
-            self.target.unlink(missing_ok=True)
-            sidecar = {"address": self.remote.address, "size": size, "sha256": actual}
-            atomic_files.write_text(_sidecar(self.target), json.dumps(sidecar, indent=1))
-            atomic_files.publish(self.part, self.target)
-            self.state_file.unlink(missing_ok=True)
-            return
-        self._discard()
-        raise ValueError(
-            f"{self.remote.address}: what arrived is not the file: {problem}. It has been deleted. "
-            f"Run it again; if it happens again, the file on the server is another one."
-        )
-
-
-def _digest(path: Path, algorithm: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
-
-
-def _is_web_page(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(1024)
-    return start.lstrip().lower().startswith((b"<!doctype", b"<html"))
-
-
-def _whole_number(text: str | None) -> int | None:
-    return int(text) if text and text.isascii() and text.isdigit() else None
-
-
-def _validator(headers: http.client.HTTPMessage) -> str | None:
-    """What names this version of the file in If-Range: weak ETags may not."""
-    etag = headers.get("ETag", "")
-    return etag if etag.startswith('"') else headers.get("Last-Modified")
-
-
-def _google_md5(headers: http.client.HTTPMessage) -> str | None:
-    """The md5 that Google Cloud Storage names, in hexadecimal."""
-    if headers.get("x-goog-stored-content-encoding", "identity") != "identity":
-        return None  # it is of the compressed object, not of what we receive
-    for line in headers.get_all("x-goog-hash", []):
-        for item in line.split(","):
-            kind, _, value = item.strip().partition("=")
-            if kind == "md5":
-                with contextlib.suppress(binascii.Error):
-                    return base64.b64decode(value, validate=True).hex()
-    return None
-
-
-@contextlib.contextmanager
-def _progress(
-    name: str, start: int, total: int | None, report: Callable[[str], None] | None
-) -> Iterator[Callable[[int], None]]:
-    """A function that shows how many bytes have arrived: a bar, lines, or nothing."""
-    if sys.stderr is not None and sys.stderr.isatty():
-        from rich import console, progress
-
-        with progress.Progress(
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(),
-            progress.DownloadColumn(),
-            progress.TransferSpeedColumn(),
-            progress.TimeRemainingColumn(),
-            console=console.Console(stderr=True),
-        ) as bar:
-            task = bar.add_task(name, total=total, completed=start)
-            yield lambda received: bar.update(task, completed=received)
-    else:
-        yield _Lines(name, start, total, report or (lambda line: None))
-
-
-class _Lines:
-    def __init__(self, name: str, start: int, total: int | None, report: Callable[[str], None]):
-        self.name, self.start, self.total, self.report = name, start, total, report
-        self.began = time.monotonic()
-        # Without a size there are no percents: a line every 100 MB then.
-        self.step = total / 10 if total else 100e6
-        self.shown = int(start / self.step)
-
-    def __call__(self, received: int) -> None:
-        if int(received / self.step) <= self.shown:
-            return
-        self.shown = int(received / self.step)
-        speed = (received - self.start) / max(time.monotonic() - self.began, 1e-3)
-        line = f"{self.name}: {readable_size(received)}"
-        if self.total:
-            line += f" of {readable_size(self.total)} ({received / self.total:.0%})"
-        line += f", {readable_size(speed)}/s"
-        if self.total and received < self.total:
-            line += f", {(self.total - received) / max(speed, 1):.0f} s left"
-        self.report(line)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_vit.weights import addresses, download
+from keras_vit.weights import addresses, transfer
 from keras_vit.weights.addresses import choose_files, fetch, is_address
 
 CONTENT = hashlib.shake_256(b"weights").digest(300_000)
@@ -105,7 +105,7 @@ def _environment(monkeypatch):
     for name in ("HF_ENDPOINT", "HF_HUB_CACHE", "HF_HOME", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(download, "_FIRST_DELAY", 0.001)
+    monkeypatch.setattr(transfer, "_FIRST_DELAY", 0.001)
 
 
 @pytest.fixture
@@ -298,7 +298,7 @@ def test_busy_servers_are_retried(get, server, code):
 
 
 def test_silence_is_retried(get, server, monkeypatch):
-    monkeypatch.setattr(download, "_TIMEOUT", 0.2)
+    monkeypatch.setattr(transfer, "_TIMEOUT", 0.2)
     server.behaviours = [lambda handler: time.sleep(0.5)]
     assert get().read_bytes() == CONTENT
     assert len(server.requests) == 2
@@ -371,12 +371,12 @@ def test_redirects_are_followed(get, server):
 
 
 def test_a_remote_server_may_not_send_us_to_this_machine():
-    request = download.urllib.request.Request("https://example.com/a.npz")
+    request = transfer.urllib.request.Request("https://example.com/a.npz")
     with (
         open(os.devnull, "rb") as body,  # noqa: PTH123
         pytest.raises(ValueError, match="which is refused"),
     ):
-        download._Redirects().redirect_request(request, body, 302, "", {}, "http://localhost/a")
+        transfer._Redirects().redirect_request(request, body, 302, "", {}, "http://localhost/a")
 
 
 @pytest.mark.parametrize(
@@ -511,7 +511,7 @@ def test_a_kill_in_the_middle_is_resumed(get, server, tmp_path):
 
 def test_a_kill_before_the_rename_needs_no_network(get, server, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(download._Transfer, "_finish", lambda transfer: None)
+        patch.setattr(transfer.Transfer, "_finish", lambda transfer: None)
         path = get()
     assert not path.exists()
     assert get().read_bytes() == CONTENT
@@ -533,7 +533,7 @@ def test_two_processes_download_it_once(server, tmp_path):
 
 
 def test_progress_in_lines(get, server, monkeypatch):
-    monkeypatch.setattr(download, "_CHUNK", 1000)
+    monkeypatch.setattr(transfer, "_CHUNK", 1000)
     lines = []
     get(report=lines.append)
     assert len(lines) == 10
