@@ -17,14 +17,14 @@ _SERVICE_CONFIG = {
                 {"service": "tensorflow.serving.PredictionService"},
                 {"service": "tensorflow.serving.ModelService"},
             ],
-            # All calls are idempotent. Only UNAVAILABLE is worth a second try: RESOURCE_EXHAUSTED
-            # can also mean that the message is too large.
+            # All calls are idempotent. CANCELLED comes from a server that shuts down, for what it
+            # has not taken up yet. RESOURCE_EXHAUSTED can also mean that the message is too large.
             "retryPolicy": {
                 "maxAttempts": 3,
                 "initialBackoff": "0.1s",
                 "maxBackoff": "1s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         }
     ],
