@@ -36,6 +36,8 @@ def measure(
     if rounds < 1 or seconds <= 0 or task.batch_size < 1 or task.threads < 1:
         raise ValueError("--rounds, --seconds, --batch-size and --threads must be positive.")
     names = known([name.strip() for name in against.split(",") if name.strip()])
+    if task.kind == "input":
+        names = [name for name in names if name != "timm-compile"]  # no model to compile
     entries = [OURS, *names, *([LIMIT] if with_limit else [])]
     results = race(
         [(name, task) for name in entries],
