@@ -60,8 +60,6 @@ def build_compiled(task: Task) -> tuple[Step, dict[str, Any]]:
     Returns:
         The step, and what there is to say about it.
     """
-    if task.kind == "input":
-        raise ValueError("there is nothing to compile")
     import torch
 
     return _steps(task, torch.compile)
