@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -68,10 +67,6 @@ def bench_inference(
     )
     report = measure(task, against, rounds, seconds, passes=1, with_limit=True)
     if profile:
-        if pack_weights:
-            from serving.startup import PACK_WEIGHTS
-
-            os.environ[PACK_WEIGHTS] = "1"
         from keras_vit_cli.benchmarks.profile import print_kernels, profile_export
 
         report["kernels"] = profile_export(task)

@@ -43,7 +43,7 @@ def deploy(
         cpus: cores of each server.
         memory: of each server, in GiB; it has to hold two versions.
         pack_weights: keep packed copies of the weights, one for each of the six signatures, for
-            which memory has to suffice too. In bfloat16 on processors with AMX faster by half.
+            which memory has to suffice too. In bfloat16 on processors with AMX 1.4 times as fast.
         connection_age: seconds after which a client has to connect anew, and finds new servers.
         drain: seconds that a server still answers when it is to go; longer than connection_age.
         overwrite: replace files that are there.

@@ -49,16 +49,16 @@ def serve(
             /monitoring/prometheus/metrics.
         ssl_config_file: key and certificates that encrypt the gRPC port.
         pack_weights: keep packed copies of the weights, one for each signature in use. In bfloat16
-            on processors with AMX faster by half; in float32 not worth the memory. Only for models
-            that keras-vit exported: others may answer wrongly.
+            on processors with AMX 1.4 times as fast; in float32 not worth the memory. Only for
+            models that keras-vit exported: others may answer wrongly.
         page: a web page to try the models on, at / of the local server's REST port (8501 if none is
             given), or on a port of its own in front of tensorflow_model_server.
         page_port: serve the page on this port; 0 picks a free one; left out it is the one after
             that of REST where the page needs one of its own.
     """
-    from serving.startup import PACK_WEIGHTS
-
     if pack_weights:
+        from serving.startup import PACK_WEIGHTS
+
         os.environ[PACK_WEIGHTS] = "1"  # read once, when TensorFlow starts
     from serving.server import serve as run_server
 

@@ -25,7 +25,22 @@ def readable_size(size: float) -> str:
 def progress_of(
     name: str, start: int, total: int | None, report: Callable[[str], None] | None
 ) -> Iterator[Callable[[int], None]]:
-    """A function that shows how many bytes have arrived: a bar, lines, or nothing."""
+    """A function that shows how many bytes have arrived: a bar, lines, or nothing.
+
+    Args:
+        name: of the file.
+        start: bytes that were there before.
+        total: bytes in all; None if unknown.
+        report: gets lines when stderr is no terminal; None for nothing.
+
+    Yields:
+        To be called with the number of bytes so far.
+
+    Example:
+        >>> with progress_of("a.npz", 0, 4_000_000, lambda line: print(line[:22])) as show:
+        ...     show(1_000_000)
+        a.npz: 1.0 MB of 4.0 M
+    """
     if sys.stderr is not None and sys.stderr.isatty():
         from rich import console, progress
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 import keras_vit
 from keras_vit_cli.benchmarks.runner import Task
+from serving.startup import PACK_WEIGHTS
 
 Step = Callable[[], Any]
 
@@ -89,6 +91,9 @@ def export_session(task: Task) -> tuple[tf.compat.v1.Session, Any, dict[str, Any
         exporting.join()
         if exporting.exitcode:
             raise RuntimeError("The model could not be exported: see what is printed above.")
+        if task.options.get("pack_weights"):
+            # Not before: a Keras model that computes has one kernel for many weights.
+            os.environ[PACK_WEIGHTS] = "1"
         version = Path(base) / "1"
         megabytes = sum(f.stat().st_size for f in version.rglob("*") if f.is_file()) / 1e6
         session, signatures = open_session(version, task.threads)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras_vit_cli.benchmarks.contenders import CONTENDERS, LIMIT, OURS, missing
-from serving.startup import PACK_WEIGHTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +90,6 @@ class _Worker:
         environment["KERAS_BACKEND"] = "tensorflow"
         if name in (OURS, LIMIT):  # as `keras-vit deploy` sets it
             environment.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-        if name == OURS and task.options.get("pack_weights"):
-            environment[PACK_WEIGHTS] = "1"
         command = [sys.executable, "-m", "keras_vit_cli.benchmarks.worker", name]
         self._process = subprocess.Popen(
             [*command, json.dumps(dataclasses.asdict(task))],
