@@ -56,11 +56,14 @@ def serve(
         page_port: serve the page on this port; 0 picks a free one; left out it is the one after
             that of REST where the page needs one of its own.
     """
-    if pack_weights:
-        from serving.startup import PACK_WEIGHTS
-
-        os.environ[PACK_WEIGHTS] = "1"  # read once, when TensorFlow starts
     from serving.server import serve as run_server
+    from serving.startup import CALLER_COMPUTES, PACK_WEIGHTS
+
+    # Both are read once, when TensorFlow starts.
+    if pack_weights:
+        os.environ[PACK_WEIGHTS] = "1"
+    if batching_parameters_file is None and not per_model_batching:
+        os.environ.setdefault(CALLER_COMPUTES, "1")
 
     run_server(
         base,

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 import keras_vit
 from keras_vit_cli.benchmarks.runner import Task
-from serving.startup import PACK_WEIGHTS
+from serving.startup import CALLER_COMPUTES, PACK_WEIGHTS
 
 Step = Callable[[], Any]
 
@@ -91,9 +91,11 @@ def export_session(task: Task) -> tuple[tf.compat.v1.Session, Any, dict[str, Any
         exporting.join()
         if exporting.exitcode:
             raise RuntimeError("The model could not be exported: see what is printed above.")
+        # Not before: a Keras model that computes has one kernel for many weights.
         if task.options.get("pack_weights"):
-            # Not before: a Keras model that computes has one kernel for many weights.
             os.environ[PACK_WEIGHTS] = "1"
+        if task.batch_size == 1:  # as `keras-vit serve` does where it makes no batches
+            os.environ[CALLER_COMPUTES] = "1"
         version = Path(base) / "1"
         megabytes = sum(f.stat().st_size for f in version.rglob("*") if f.is_file()) / 1e6
         session, signatures = open_session(version, task.threads)

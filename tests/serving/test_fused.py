@@ -119,10 +119,15 @@ import collections, os, sys
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
 import numpy as np, tensorflow as tf
 sys.path.insert(0, sys.argv[1])
-from test_fused import make
+from test_fused import BASE, make
+from keras_vit import VisionTransformer
 from serving.export import export_model
 # exported in a process with oneDNN: the check compares with the Keras model there too
-model = make({"pooling": "avg", "depth": 2})
+options = {"pooling": "avg", "depth": 2}
+if sys.argv[4] == "trained":
+    model = make(options)
+else:
+    model = VisionTransformer(**{"image_size": 32, "patch_size": 8, **BASE, **options})
 path = export_model(model, sys.argv[2], dtype=sys.argv[3], batch_sizes=[2]).path
 with tf.Graph().as_default(), tf.compat.v1.Session() as session:
     meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], str(path))
@@ -137,10 +142,16 @@ print(dict(collections.Counter(node.op for node in nodes)))
 """
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_optimiser_joins_what_it_can(tmp_path, dtype):
-    """With oneDNN: bias, GELU and residual in the products, and each layer norm in one kernel."""
-    command = [sys.executable, "-c", KERNELS, str(Path(__file__).parent), str(tmp_path), dtype]
+@pytest.mark.parametrize(
+    ("dtype", "weights"), [("float32", "trained"), ("bfloat16", "trained"), ("float32", "fresh")]
+)
+def test_the_optimiser_joins_what_it_can(tmp_path, dtype, weights):
+    """With oneDNN: bias, GELU and residual in the products, and each layer norm in one kernel.
+
+    Also where every bias is still zero, which the optimiser would remove.
+    """
+    here = str(Path(__file__).parent)
+    command = [sys.executable, "-c", KERNELS, here, str(tmp_path), dtype, weights]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     norms, kernels = map(ast.literal_eval, run.stdout.splitlines()[-2:])
