@@ -49,6 +49,8 @@ class FeatureExtractor:
             reduce_retracing=True,
             autograph=False,
         )
+        # Tracing the pipeline takes seconds, and a callback asks for the same splits again.
+        self._batches: dict[tuple[DataSource, str, int], tf.data.Dataset] = {}
 
     def __call__(
         self, source: DataSource, split: str, batch_size: int = 64, show_progress: bool = False
@@ -68,12 +70,16 @@ class FeatureExtractor:
             ValueError: if the split does not exist, is empty or has no labels.
         """
         check_split(source, split, batch_size)
-        batches = evaluation_batches(source, split, self._preprocessing, batch_size=batch_size)
+        key = source, split, batch_size
+        if key not in self._batches:
+            self._batches[key] = evaluation_batches(
+                source, split, self._preprocessing, batch_size=batch_size
+            )
         total = math.ceil(source.splits[split] / batch_size)
         values, labels = [], []
         with source.damage.explained():
             for images, classes in with_progress(
-                batches, f"features {split}", total, show_progress
+                self._batches[key], f"features {split}", total, show_progress
             ):
                 values.append(np.asarray(self._represent(images)))
                 labels.append(np.asarray(classes))
