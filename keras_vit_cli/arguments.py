@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
+
+if TYPE_CHECKING:
+    from serving.client import TLS
 
 
 def call(
@@ -26,3 +30,19 @@ def call(
         What the function returns.
     """
     return tyro.cli(function, prog=f"keras-vit {command}", args=arguments, description=description)
+
+
+def connection(ca: Path | None, certificate: Path | None, key: Path | None) -> TLS | Literal[False]:
+    """What the options of a command say about the connection to a server.
+
+    Args:
+        ca: PEM file of the authority that signed the server's certificate.
+        certificate: PEM file with a certificate of one's own.
+        key: PEM file with its key.
+
+    Returns:
+        What clients take as `tls`; False, a plain connection, where no file is given.
+    """
+    from serving.client import TLS
+
+    return TLS(ca, certificate, key) if ca or certificate else False

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from keras_vit_cli.arguments import call
+from keras_vit_cli.arguments import call, connection
 
 
 def page(
@@ -37,7 +37,7 @@ def page(
     """
     import threading
 
-    from serving.client import TLS, Client
+    from serving.client import Client
     from serving.page.backend import Backend, PageModel
     from serving.page.server import announce_page, page_server
     from serving.page.site import Site
@@ -45,7 +45,7 @@ def page(
 
     if base is not None and not base.is_dir():
         raise NotADirectoryError(f"{base} is not a directory: give what keras-vit export wrote")
-    tls = TLS(ca, certificate, key) if ca or certificate else False
+    tls = connection(ca, certificate, key)
     Client(address, name, tls=tls).close()  # what is wrong with the arguments shows now
     model = PageModel(name, None if base is None else str(base.resolve()))
     with page_server(Site(Backend(address, lambda: [model], tls=tls)), host, port) as taken:

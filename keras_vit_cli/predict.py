@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from keras_vit_cli.arguments import call
+from keras_vit_cli.arguments import call, connection
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
 
@@ -62,12 +62,12 @@ def predict(
             is missing.
     """
     from keras_vit_cli.prediction_files import open_output, row_of
-    from serving.client import TLS, Client
+    from serving.client import Client
 
     paths = list(_expand(files))
     if not paths:
         raise ValueError("No image was given: keras-vit predict FILE … --name MODEL")
-    tls = TLS(ca, certificate, key) if ca or certificate else False
+    tls = connection(ca, certificate, key)
     bad = []
     with contextlib.ExitStack() as stack:
         written = None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from keras_vit_cli.arguments import call
+from keras_vit_cli.arguments import call, connection
 
 
 def promote(
@@ -18,6 +18,9 @@ def promote(
     name: str | None = None,
     model_config_file: Path | None = None,
     timeout: float = 600.0,
+    ca: Path | None = None,
+    certificate: Path | None = None,
+    key: Path | None = None,
 ) -> None:
     """Give a label to a version: clients that ask for the label get that version from then on.
 
@@ -33,11 +36,15 @@ def promote(
         model_config_file: of the server; the model's entry in it is written anew, others stay. Left
             out, the server is taken to have this model only.
         timeout: seconds that loading may take.
+        ca: PEM file of the authority that signed the server's certificate: an encrypted connection.
+        certificate: PEM file with a certificate of one's own, for a server that wants one.
+        key: PEM file with its key.
     """
     from serving.promotion import Target
     from serving.promotion import promote as move
 
-    move(Target(base, name, model_config_file, address), version, label, timeout=timeout)
+    target = Target(base, name, model_config_file, address, connection(ca, certificate, key))
+    move(target, version, label, timeout=timeout)
 
 
 def run(arguments: list[str]) -> None:

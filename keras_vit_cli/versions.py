@@ -8,13 +8,16 @@ from typing import Annotated, Any
 
 import tyro
 
-from keras_vit_cli.arguments import call
+from keras_vit_cli.arguments import call, connection
 
 
 def versions(
     base: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BASE")],
     address: str | None = None,
     name: str | None = None,
+    ca: Path | None = None,
+    certificate: Path | None = None,
+    key: Path | None = None,
 ) -> None:
     """List the versions of a model: size, date, accuracy, labels, and their state on a server.
 
@@ -22,6 +25,9 @@ def versions(
         base: what keras-vit export wrote: BASE/1, BASE/2, …
         address: HOST:PORT of a server to ask for their state.
         name: of the model on the server; the directory's name if left out.
+        ca: PEM file of the authority that signed the server's certificate: an encrypted connection.
+        certificate: PEM file with a certificate of one's own, for a server that wants one.
+        key: PEM file with its key.
     """
     import rich.console
     import rich.table
@@ -37,7 +43,8 @@ def versions(
         labels.setdefault(past[-1], []).append(label)
     states: dict[int, str] = {}
     if address is not None:
-        with Client(address, name or base.resolve().name) as client:
+        tls = connection(ca, certificate, key)
+        with Client(address, name or base.resolve().name, tls=tls) as client:
             states = {entry.version: entry.state for entry in client.status()}
     table = rich.table.Table("version", "MB", "exported", "dtype", "top1", "labels", box=None)
     if address is not None:

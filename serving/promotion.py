@@ -20,7 +20,8 @@ from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
 from tensorflow_serving.config import model_server_config_pb2
 
 from keras_vit.atomic_files import write_text
-from serving.client import Client
+from serving.client import TLS, Client, calls
+from serving.client.settings import Settings
 from serving.configuration.models import ModelConfig, parse_models, write_models
 from serving.label_history import LABELS_FILE, read_history
 from serving.version_directory import list_versions
@@ -36,12 +37,14 @@ class Target:
         model_config_file: of the server, which is written anew. Default None: there is none, and
             the server has this model only.
         address: HOST:PORT of the server. Default None: none is told.
+        tls: True or a `TLS` for an encrypted connection to it. Default False.
     """
 
     base: Path
     name: str | None = None
     model_config_file: Path | None = None
     address: str | None = None
+    tls: bool | TLS = False
 
     @property
     def model(self) -> str:
@@ -160,7 +163,8 @@ def _apply(target: Target, models: list[ModelConfig]) -> None:
     request = model_management_pb2.ReloadConfigRequest(
         config=text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
     )
-    with grpc.insecure_channel(target.address) as channel:
+    connection = Settings(target.address, calls.Target(target.model), tls=target.tls)
+    with connection.open(grpc) as channel:
         service: Any = model_service_pb2_grpc.ModelServiceStub(channel)
         try:
             # It answers when new models are loaded, which may take its time.
@@ -173,7 +177,7 @@ def _apply(target: Target, models: list[ModelConfig]) -> None:
 
 def _wait_until_available(target: Target, version: int, timeout: float) -> None:
     deadline = time.monotonic() + timeout
-    with Client(target.address or "", target.model) as client:
+    with Client(target.address or "", target.model, tls=target.tls) as client:
         while True:
             states = {entry.version: entry for entry in client.status()}
             entry = states.get(version)

@@ -4,10 +4,14 @@ import shutil
 import threading
 
 import pytest
+from certificates import make_certificate
 from colour_model import png
 
+from keras_vit_cli import main
 from serving import Client
+from serving.client import TLS
 from serving.configuration.models import ModelConfig, parse_models, write_models
+from serving.configuration.tls import TlsConfig
 from serving.promotion import Target, promote, read_history, rollback
 
 RED = png((255, 0, 0))
@@ -62,6 +66,25 @@ def test_a_label_moves_without_a_lost_request(base, running, tmp_path):
     assert read_history(base) == {"stable": [1]}
     with pytest.raises(ValueError, match="no version to go back to"):
         rollback(target, "stable")
+
+
+def test_labels_of_a_server_with_tls(base, renamed, tmp_path):
+    from serving.local_server.server import LocalServer
+
+    shutil.copytree(renamed, base / "2")
+    key, certificate = make_certificate(tmp_path)
+    given = TlsConfig.from_files(key, certificate, certificate, client_verify=True)
+    model = ModelConfig("colours", str(base), specific=frozenset({1}))
+    with LocalServer([model], host="localhost", port=0, tls=given) as server:
+        files = ["--ca", str(certificate), "--certificate", str(certificate), "--key", str(key)]
+        command = [str(base), "--address", server.address, *files]
+        main(["promote", command[0], "2", *command[1:]])
+        ours = TLS(certificate, certificate, key)
+        with Client(server.address, "colours", version_label="stable", tls=ours) as client:
+            assert client.predict(RED, top_k=1)[0].labels == ("rouge",)
+        main(["versions", *command])
+        with pytest.raises(SystemExit):  # no version to go back to
+            main(["rollback", *command])
 
 
 def test_stable_and_canary_side_by_side(base, running):
