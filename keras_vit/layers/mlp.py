@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_vit.layers.normalization import make_norm
 from keras_vit.layers.token_dense import TokenDense
@@ -105,15 +106,18 @@ class MLP(keras.layers.Layer):
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         """Tokens [B, N, D] -> [B, N, D]."""
-        x = self.fc1(x)  # [B, N, mlp_dim], or [B, N, 2 mlp_dim] when gated
         name = self.activation
         fast = use_training_kernels(training)
         activation = activation_kernel(name) if fast else ACTIVATIONS[name]
+        bias = []
+        if fast and self.fc1.use_bias and not self.gated:  # added in the activation's own pass
+            bias.append(tf.convert_to_tensor(self.fc1.bias))
+        x = self.fc1(x, training=training, add_bias=not bias)  # [B, N, mlp_dim]; gated, twice that
         if self.gated:
             gate, value = keras.ops.split(x, 2, axis=-1)
             x = activation(gate) * value  # [B, N, mlp_dim]
         else:
-            x = activation(x)
+            x = activation(x, *bias)
         x = self.dropout1(x, training=training)
         if self.norm is not None:
             x = self.norm(x, training=training)

@@ -42,37 +42,93 @@ def use_training_kernels(training: bool | None) -> bool:
     return bool(training) and not any(map(tf.config.list_logical_devices, ("GPU", "TPU")))
 
 
+def dense_kernel(x: tf.Tensor, weights: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
+    """A matrix product, and a bias.
+
+    The bias is kept out of the kernel of the product: on bfloat16 that one is half as fast where
+    weights are not packed beforehand, and here they change with every step.
+
+    Args:
+        x: [M, D].
+        weights: [D, E].
+        bias: [E], or None.
+
+    Returns:
+        [M, E] in the dtype of `x`.
+
+    Example:
+        >>> dense_kernel(tf.ones([1, 2]), tf.ones([2, 3]), tf.ones(3)).numpy()
+        array([[3., 3., 3.]], dtype=float32)
+    """
+    y = _product(x, weights)
+    return y if bias is None else _add_bias(y, bias)
+
+
+@tf.custom_gradient
+def _product(x: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], Any]]:
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return (
+            tf.matmul(upstream, weights, transpose_b=True),
+            tf.matmul(x, upstream, transpose_a=True),
+        )
+
+    if x.dtype != tf.bfloat16:
+        return tf.matmul(x, weights), gradient
+    # As a batch of one: the graph optimiser would join the bias to a plain product.
+    y = tf.matmul(tf.expand_dims(x, 0), tf.expand_dims(weights, 0))
+    return tf.squeeze(y, 0), gradient
+
+
+@tf.custom_gradient
+def _add_bias(y: tf.Tensor, bias: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], Any]]:
+    return tf.nn.bias_add(y, bias), lambda upstream: (upstream, _sum_of_rows(upstream))
+
+
+def _sum_of_rows(x: tf.Tensor) -> tf.Tensor:
+    """[..., D] -> [D], by a matrix product: faster than TensorFlow's sum over rows, and XLA's."""
+    rows = tf.reshape(x, [-1, x.shape[-1]])
+    return tf.reshape(tf.ones([1, tf.shape(rows)[0]], x.dtype) @ rows, [-1])
+
+
 @functools.cache
-def activation_kernel(name: str) -> Callable[[tf.Tensor], tf.Tensor]:
-    """An activation.
+def activation_kernel(name: str) -> Callable[..., tf.Tensor]:
+    """An activation, of a tensor or of its sum with a bias.
 
     Args:
         name: as of `MLP`.
 
     Returns:
-        A function of a tensor of any shape, with a gradient.
+        A function of a tensor [..., D] and, if there is one, a bias [D]; with gradients.
 
     Example:
-        >>> activation_kernel("silu")(tf.zeros([2, 3])).shape
+        >>> activation_kernel("silu")(tf.zeros([2, 3]), tf.zeros(3)).shape
         TensorShape([2, 3])
     """
     formula = _ACTIVATIONS[name]
 
-    @_compiled
-    def forward(x: tf.Tensor) -> tf.Tensor:
-        return tf.cast(formula(tf.cast(x, tf.float32)), x.dtype)
+    def widened(x: tf.Tensor, *bias: tf.Tensor) -> tf.Tensor:
+        wide = tf.cast(x, tf.float32)
+        return wide + tf.cast(bias[0], tf.float32) if bias else wide
 
     @_compiled
-    def backward(x: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
-        wide = tf.cast(x, tf.float32)
+    def forward(x: tf.Tensor, *bias: tf.Tensor) -> tf.Tensor:
+        return tf.cast(formula(widened(x, *bias)), x.dtype)
+
+    @_compiled
+    def backward(upstream: tf.Tensor, x: tf.Tensor, *bias: tf.Tensor) -> tf.Tensor:
+        wide = widened(x, *bias)
         with tf.GradientTape() as tape:
             tape.watch(wide)
             y = formula(wide)
         return tf.cast(tape.gradient(y, wide, tf.cast(upstream, tf.float32)), x.dtype)
 
     @tf.custom_gradient
-    def kernel(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], Any]]:
-        return forward(x), lambda upstream: backward(x, upstream)
+    def kernel(x: tf.Tensor, *bias: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], Any]]:
+        def gradient(upstream: tf.Tensor) -> Any:
+            dx = backward(upstream, x, *bias)
+            return (dx, _sum_of_rows(dx)) if bias else dx
+
+        return forward(x, *bias), gradient
 
     return kernel
 
@@ -102,10 +158,8 @@ def norm_kernel(
     def kernel(x: tf.Tensor, gamma: tf.Tensor, *beta: tf.Tensor) -> tuple[tf.Tensor, Any]:
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
             dx, products = _norm_backward(x, gamma, small, upstream, centered)
-            # By a matrix product: faster than TensorFlow's sum over rows, and than XLA's.
-            ones = tf.ones([1, tf.shape(x)[0]])
             summed = [products, tf.cast(upstream, tf.float32)][: 1 + centered]
-            sums = (tf.reshape(ones @ rows, [-1]) for rows in summed)
+            sums = map(_sum_of_rows, summed)
             return dx, *(tf.cast(s, w.dtype) for s, w in zip(sums, (gamma, *beta), strict=True))
 
         return _norm_forward(x, gamma, *beta, epsilon=small), gradient

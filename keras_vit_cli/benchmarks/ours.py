@@ -131,6 +131,7 @@ def _images(task: Task) -> tuple[Step, dict[str, Any]]:
 def _training(task: Task) -> tuple[Step, dict[str, Any]]:
     import keras
 
+    from training.optimization.synchronized import synchronized
     from training.train_step import TrainedModel
 
     dtype = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[task.dtype]
@@ -138,7 +139,8 @@ def _training(task: Task) -> tuple[Step, dict[str, Any]]:
     for block in model.blocks:
         block.remat = task.options["remat"]
     trained = TrainedModel(model, clip_norm=1.0, jit_compile=task.options["jit_compile"])
-    trained.compile(keras.optimizers.AdamW(1e-4, weight_decay=0.05), jit_compile=False)
+    adamw = synchronized(keras.optimizers.AdamW)(1e-4, weight_decay=0.05)
+    trained.compile(adamw, jit_compile=False)
     random = np.random.default_rng(1)
     shape = (task.batch_size, task.image_size, task.image_size, 3)
     batch = (

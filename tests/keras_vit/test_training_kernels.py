@@ -1,14 +1,17 @@
 """What training computes in one pass equals what Keras computes in many."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_vit.layers import BLOCKS, LayerNorm, RMSNorm
+from keras_vit.layers import BLOCKS, LayerNorm, PatchEmbedding, RMSNorm
 from keras_vit.layers.mlp import ACTIVATIONS
 from keras_vit.layers.training_kernels import (
     activation_kernel,
+    dense_kernel,
     norm_kernel,
     softmax_kernel,
     use_training_kernels,
@@ -49,6 +52,56 @@ def test_activations(name, precision):
     found = value_and_gradients(activation_kernel(name), x)
     exact = value_and_gradients(ACTIVATIONS[name], tf.cast(x, tf.float32))
     assert_same(found, [tf.cast(t, dtype) for t in exact], tolerance)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_of_a_sum_with_a_bias(name, precision):
+    dtype, tolerance = precision
+    x, bias = random(2, 5, 8, dtype=dtype), random(8, dtype=dtype)
+    found = value_and_gradients(activation_kernel(name), x, bias)
+    wide = [tf.cast(t, tf.float32) for t in (x, bias)]
+    exact = value_and_gradients(lambda x, bias: ACTIVATIONS[name](x + bias), *wide)
+    assert_same(found, [tf.cast(t, dtype) for t in exact], tolerance)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_products(use_bias, precision):
+    dtype, tolerance = precision
+    given = [random(6, 5, dtype=dtype), random(5, 4, dtype=dtype) * 2]
+    given += [random(4, dtype=dtype)] * use_bias
+
+    def product(x, weights, bias=None):
+        return dense_kernel(x, weights, bias)
+
+    wide = [tf.cast(t, tf.float32) for t in given]
+    exact = value_and_gradients(lambda x, w, bias=0.0: x @ w + bias, *wide)
+    found = value_and_gradients(tf.function(product), *given)
+    assert_same(found, [tf.cast(t, dtype) for t in exact], tolerance)
+
+
+def test_the_bias_stays_out_of_products_in_bfloat16():
+    """oneDNN's kernel with a bias is half as fast there: the graph optimiser must not join them."""
+    function = tf.function(lambda x, w, b: dense_kernel(x, w, b) * 2)
+    given = [random(6, 5, dtype="bfloat16"), random(5, 4, dtype="bfloat16")]
+    graph = function.get_concrete_function(*given, random(4, dtype="bfloat16")).graph
+    assert "MatMul" not in {op.type for op in graph.get_operations()}
+
+
+@pytest.mark.parametrize(("patch_size", "side"), [(4, 12), ((2, 4), 13), (5, 5)])
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_patches_as_a_product(patch_size, side, use_bias):
+    layer = PatchEmbedding(6, patch_size, use_bias=use_bias, allow_remainder=True)
+    images = random(2, side, 12, 3)
+    layer.build(images.shape)
+
+    def plain(images, *weights, training=False):
+        with keras.StatelessScope(list(zip(layer.weights, weights, strict=True))):
+            return layer(images, training=training)
+
+    weights = [random(*w.shape) for w in layer.weights]
+    exact = value_and_gradients(plain, images, *weights)
+    found = value_and_gradients(functools.partial(plain, training=True), images, *weights)
+    assert_same(found, exact, 2e-6)
 
 
 @pytest.mark.parametrize("norm", [LayerNorm, RMSNorm])

@@ -139,7 +139,8 @@ def test_without_rules_it_is_the_optimizer_of_keras(tiny_model, name):
         optimizer.apply(gradients)
         keras_own.apply(gradients, theirs.trainable_variables)
     for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+        # One kernel does Adam's step; it takes 1 - beta_2 in float32, 1e-5 off what Keras takes.
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=5e-7 if "adam" in name else 1e-7)
 
 
 def test_weight_decay_is_on_kernels_only_by_default(tiny_model):

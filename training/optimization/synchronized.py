@@ -67,7 +67,12 @@ def synchronized(optimizer_class: type[keras.optimizers.Optimizer]) -> type:
 
         def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: Any) -> None:
             factor = self._learning_rate_multipliers[self._get_variable_index(variable)]
-            super().update_step(gradient, variable, learning_rate * factor)
+            learning_rate = learning_rate * factor
+            adam = isinstance(self, keras.optimizers.Adam) and not self.amsgrad
+            if adam and variable.dtype == tf.float32 and isinstance(gradient, tf.Tensor):
+                _adam_step(self, gradient, variable, learning_rate)
+            else:
+                super().update_step(gradient, variable, learning_rate)
 
         def _apply_weight_decay(self, variables: list[keras.Variable]) -> None:
             if not self.weight_decay:
@@ -121,6 +126,26 @@ def synchronized(optimizer_class: type[keras.optimizers.Optimizer]) -> type:
 
     Synchronized.__name__ = optimizer_class.__name__
     return Synchronized
+
+
+def _adam_step(
+    adam: keras.optimizers.Adam, gradient: tf.Tensor, variable: tf.Variable, learning_rate: Any
+) -> None:
+    """The update of Keras' Adam and AdamW in one kernel, where Keras makes eleven passes."""
+    index = adam._get_variable_index(variable)
+    step = tf.cast(adam.iterations.value + 1, tf.float32)
+    tf.raw_ops.ResourceApplyAdam(
+        var=variable.handle,
+        m=adam._momentums[index].value.handle,
+        v=adam._velocities[index].value.handle,
+        beta1_power=tf.pow(adam.beta_1, step),
+        beta2_power=tf.pow(adam.beta_2, step),
+        lr=tf.cast(learning_rate, tf.float32),
+        beta1=adam.beta_1,
+        beta2=adam.beta_2,
+        epsilon=adam.epsilon,
+        grad=tf.cast(gradient, tf.float32),
+    )
 
 
 class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
