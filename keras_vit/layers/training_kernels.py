@@ -1,9 +1,10 @@
-"""What lies between the matrix products of a block, as training computes it on a processor.
+"""The products of a block and what lies between them, as training computes them on a processor.
 
 TensorFlow takes an activation, a norm or a softmax and its gradient in a dozen passes over tensors
 that no cache holds, and keeps several of them for the gradient. Here XLA makes about one pass of
-each, and only what goes in is kept; the matrix products stay with oneDNN, which is faster at them.
-All is computed in float32 and rounded to the dtype that comes in.
+each, and only what goes in is kept, all computed in float32 and rounded to the dtype that comes in.
+The matrix products stay with oneDNN, which is faster at them, in those of its forms that are fast
+where weights change with every step.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def dense_kernel(x: tf.Tensor, weights: tf.Tensor, bias: tf.Tensor | None) -> tf
 def _product(x: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], Any]]:
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         dx = tf.matmul(upstream, weights, transpose_b=True)
-        return dx, _batch_of_one(x, upstream, transpose_a=True)  # a twentieth faster, in float32 too
+        return dx, _batch_of_one(x, upstream, transpose_a=True)  # a twentieth faster
 
     # The graph optimiser would join the bias to a plain product.
     product = _batch_of_one if x.dtype == tf.bfloat16 else tf.matmul
