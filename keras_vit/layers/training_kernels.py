@@ -88,7 +88,10 @@ def _add_bias(y: tf.Tensor, bias: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Te
 
 
 def _sum_of_rows(x: tf.Tensor) -> tf.Tensor:
-    """[..., D] -> [D], by a matrix product: faster than TensorFlow's sum over rows, and XLA's."""
+    """[..., D] -> [D], by a matrix product: faster than TensorFlow's sum over rows, and XLA's.
+
+    And right in bfloat16, where `BiasAddGrad` adds up in bfloat16: 8192 times 0.11 gives it 32.
+    """
     rows = tf.reshape(x, [-1, x.shape[-1]])
     return tf.reshape(tf.ones([1, tf.shape(rows)[0]], x.dtype) @ rows, [-1])
 

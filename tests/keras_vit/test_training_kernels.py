@@ -79,6 +79,21 @@ def test_products(use_bias, precision):
     assert_same(found, [tf.cast(t, dtype) for t in exact], tolerance)
 
 
+@pytest.mark.parametrize("kernel", ["dense", "activation"])
+def test_the_gradient_of_a_bias_is_summed_in_float32(kernel):
+    """In bfloat16, TensorFlow's own stops growing at 256 times what is added."""
+    x, weights = tf.zeros([4096, 2], tf.bfloat16), tf.zeros([2, 3], tf.bfloat16)
+    bias = tf.zeros(3 if kernel == "dense" else 2, tf.bfloat16)
+    with tf.GradientTape() as tape:
+        tape.watch(bias)
+        if kernel == "dense":
+            y = dense_kernel(x, weights, bias)
+        else:
+            y = activation_kernel("silu")(x, bias)
+    expected = 4096.0 if kernel == "dense" else 2048.0  # the slope of silu at 0 is 1/2
+    np.testing.assert_allclose(tf.cast(tape.gradient(y, bias), tf.float32), expected, rtol=4e-3)
+
+
 def test_the_bias_stays_out_of_products_in_bfloat16():
     """oneDNN's kernel with a bias is half as fast there: the graph optimiser must not join them."""
     function = tf.function(lambda x, w, b: dense_kernel(x, w, b) * 2)
