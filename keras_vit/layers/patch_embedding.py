@@ -95,7 +95,8 @@ class PatchEmbedding(keras.layers.Layer):
         x = keras.ops.reshape(x, (-1, p * q * channels))  # [M, P P C]
         kernel = tf.reshape(layer.kernel, [p * q * channels, self.hidden_dim])
         bias = tf.convert_to_tensor(layer.bias) if self.use_bias else None
-        return keras.ops.reshape(dense_kernel(x, kernel, bias), (batch, rows, columns, -1))
+        tokens = dense_kernel(x, kernel, bias)
+        return keras.ops.reshape(tokens, (batch, rows, columns, self.hidden_dim))
 
     def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """[B, H, W, C] -> [B, H/P, W/P, D]."""

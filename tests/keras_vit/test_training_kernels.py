@@ -117,6 +117,11 @@ def test_patches_as_a_product(patch_size, side, use_bias):
     exact = value_and_gradients(plain, images, *weights)
     found = value_and_gradients(functools.partial(plain, training=True), images, *weights)
     assert_same(found, exact, 2e-6)
+    for shape in ([None, side, 12, 3], [None, None, None, 3]):
+        traced = tf.function(lambda x: layer(x, training=True), [tf.TensorSpec(shape)])
+        np.testing.assert_allclose(traced(images), layer(images), atol=1e-5)
+        expected = layer.compute_output_shape(tuple(shape))
+        assert tuple(traced.get_concrete_function().output_shapes) == expected
 
 
 @pytest.mark.parametrize("norm", [LayerNorm, RMSNorm])
