@@ -18,7 +18,7 @@ LONG_SEQUENCE = 400
 KERNEL_EPSILON = 1e-3
 
 _FLOATS_OF_A_PAGE = 1024
-_NEXT_TO_NOTHING = 1e-30  # of bfloat16 as well; added to any token it changes no bit
+_NEXT_TO_NOTHING = 1e-30  # bfloat16 has it too; lost in the rounding of what it is added to
 
 Function = Callable[[tf.Tensor], tf.Tensor]
 _SQRT_HALF = math.sqrt(0.5)

@@ -68,7 +68,7 @@ def test_a_label_moves_without_a_lost_request(base, running, tmp_path):
         rollback(target, "stable")
 
 
-def test_labels_of_a_server_with_tls(base, renamed, tmp_path):
+def test_labels_of_a_server_with_tls(base, renamed, tmp_path, capsys):
     from serving.local_server.server import LocalServer
 
     shutil.copytree(renamed, base / "2")
@@ -78,13 +78,19 @@ def test_labels_of_a_server_with_tls(base, renamed, tmp_path):
     with LocalServer([model], host="localhost", port=0, tls=given) as server:
         files = ["--ca", str(certificate), "--certificate", str(certificate), "--key", str(key)]
         command = [str(base), "--address", server.address, *files]
-        main(["promote", command[0], "2", *command[1:]])
         ours = TLS(certificate, certificate, key)
-        with Client(server.address, "colours", version_label="stable", tls=ours) as client:
-            assert client.predict(RED, top_k=1)[0].labels == ("rouge",)
+
+        def answer():
+            with Client(server.address, "colours", version_label="stable", tls=ours) as client:
+                return client.predict(RED, top_k=1)[0].labels
+
+        main(["promote", command[0], "1", *command[1:]])
+        main(["promote", command[0], "2", *command[1:]])
+        assert answer() == ("rouge",)
         main(["versions", *command])
-        with pytest.raises(SystemExit):  # no version to go back to
-            main(["rollback", *command])
+        assert "AVAILABLE" in capsys.readouterr().out
+        main(["rollback", *command])
+        assert answer() == ("red",)
 
 
 def test_stable_and_canary_side_by_side(base, running):
