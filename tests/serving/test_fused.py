@@ -43,6 +43,8 @@ OPTIONS = {
     "no head": {"num_classes": 0},
     "own scale": {"qk_scale": 0.7},
     "an MLP of whole pages": {"mlp_dim": 1024},
+    "a gated MLP of whole pages": {"mlp_dim": 1024, "gated_mlp": True, "activation": "silu"},
+    "a normed MLP of half a page": {"mlp_dim": 512, "scale_mlp_norm": True},
 }
 
 
@@ -112,6 +114,18 @@ def test_tokens_that_the_head_does_not_see_cost_nothing():
     rows = [op.outputs[0].shape[0] for op in graph.get_operations() if op.type == "MatMul"]
     first = [tokens] * 4
     assert rows == [*first, seen, tokens, *[seen] * 3, seen]
+
+
+@pytest.mark.parametrize("options", [{}, {"gated_mlp": True}, {"scale_mlp_norm": True}])
+def test_no_kernel_has_rows_of_half_pages(options):
+    """They are read several times more slowly, unless they stand on their side."""
+    model = make({"depth": 2, "hidden_dim": 512, "mlp_dim": 1024, "pooling": "avg", **options})
+    spec = [tf.TensorSpec([None, 32, 32, 3])]
+    graph = tf.function(fuse(model).logits, input_signature=spec).get_concrete_function().graph
+    products = [op for op in graph.get_operations() if op.type == "MatMul"]
+    assert len(products) == 2 * 4 + 1  # the last is the head
+    for product in products:
+        assert product.get_attr("transpose_b") or product.outputs[0].shape[1] % 512
 
 
 KERNELS = """
