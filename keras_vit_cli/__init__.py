@@ -58,6 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
     # TensorFlow's C++ notes (missing GPU drivers, CPU features) would hide what matters.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    # TensorFlow leaves it off on processors without AVX-512, which it makes much faster too.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     try:
         importlib.import_module(f"keras_vit_cli.{command}").run(rest)
     except KeyboardInterrupt:

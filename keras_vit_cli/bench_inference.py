@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -68,8 +67,6 @@ def bench_inference(
     )
     report = measure(task, against, rounds, seconds, passes=1, with_limit=True)
     if profile:
-        # TensorFlow is first imported here; the contenders' processes have it as well.
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
         from keras_vit_cli.benchmarks.profile import print_kernels, profile_export
 
         report["kernels"] = profile_export(task)

@@ -28,8 +28,7 @@ def bench_precision(
     A line each for the export in float32, in bfloat16 (`--dtype bfloat16`) and, to see why there is
     no such option, with int8 kernels that become floats again in each step. They take turns: size
     of the weights, images per second, how much faster than float32, top1, and on how many images
-    the best class is that of float32. On processors without AVX-512, set TF_ENABLE_ONEDNN_OPTS=1 to
-    measure what the files of `keras-vit deploy` run.
+    the best class is that of float32.
 
     Args:
         model: as of `keras-vit export`.

@@ -29,8 +29,7 @@ def bench_token_merging(
 
     Exports the model once for each count and without merging; the exports take turns. A line for
     each: images per second, how much faster than without, top1, and on how many images the best
-    class is the one that it is without. On processors without AVX-512, set TF_ENABLE_ONEDNN_OPTS=1
-    to measure what the files of `keras-vit deploy` run.
+    class is the one that it is without.
 
     Args:
         model: as of `keras-vit export`.

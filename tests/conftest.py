@@ -6,6 +6,8 @@ import signal
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# As in the commands, whose processes are children of these.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what it puts aside with &
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests' own processes hear Ctrl-C

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from keras_vit_cli.benchmarks.contenders import CONTENDERS, LIMIT, OURS, missing
+from keras_vit_cli.benchmarks.contenders import CONTENDERS, missing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +88,6 @@ class _Worker:
             environment[variable] = str(task.threads)
         environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
         environment["KERAS_BACKEND"] = "tensorflow"
-        if name in (OURS, LIMIT):  # as `keras-vit deploy` sets it
-            environment.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
         command = [sys.executable, "-m", "keras_vit_cli.benchmarks.worker", name]
         self._process = subprocess.Popen(
             [*command, json.dumps(dataclasses.asdict(task))],

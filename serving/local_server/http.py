@@ -107,7 +107,7 @@ class HttpHandler(BaseHTTPRequestHandler):
         if self.leaves_body:
             with contextlib.suppress(OSError):
                 self.connection.shutdown(SHUT_WR)
-                self.connection.settimeout(1)
+                self.connection.settimeout(5)  # a client on a busy machine pauses for a while
                 for _ in range(_LEFT_PARTS):
                     if not self.rfile.read1(_PART):
                         break
