@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import tempfile
+import timeit
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,11 +178,16 @@ def _input(task: Task) -> tuple[Step, dict[str, Any]]:
     return lambda: next(steps), {"tensorflow": tf.__version__}
 
 
+def _seconds(call: Step) -> float:
+    """The shortest of five calls, after one that does not count."""
+    return min(timeit.repeat(call, number=1, repeat=6)[1:])
+
+
 def build_limit(task: Task) -> tuple[Step, dict[str, Any]]:
     """The matrix products of a model and nothing else: what no implementation can go below.
 
-    The four products of each block, with operands of the model's own shapes; those of attention
-    are left out.
+    The four products of each block, with operands of the model's own shapes, each with its kernel
+    as it is or on its side, whichever is faster here; those of attention are left out.
 
     Args:
         task: of kind "limit".
@@ -203,17 +209,23 @@ def build_limit(task: Task) -> tuple[Step, dict[str, Any]]:
         random = np.random.default_rng(0)
         calls: list[Any] = []
         for inner, outer in shapes:
-            a, b = (
-                session.run(tf.cast(random.normal(size=size).astype(np.float32), dtype))
-                for size in ((tokens, inner), (inner, outer))
+            a, b, on_its_side = (
+                tf.compat.v1.get_variable(
+                    f"v{len(calls)}{name}",
+                    initializer=session.run(
+                        tf.cast(random.normal(size=size).astype(np.float32), dtype)
+                    ),
+                )
+                for name, size in (
+                    ("a", (tokens, inner)),
+                    ("b", (inner, outer)),
+                    ("t", (outer, inner)),
+                )
             )
-            a, b = (
-                tf.compat.v1.get_variable(f"v{len(calls)}{n}", initializer=m)
-                for n, m in (("a", a), ("b", b))
-            )
-            calls.append(tf.matmul(a, b).op)  # fetched as an operation: nothing is copied out
+            # Fetched as operations: nothing is copied out.
+            calls.append((tf.matmul(a, b).op, tf.matmul(a, on_its_side, transpose_b=True).op))
         session.run(tf.compat.v1.global_variables_initializer())
-        callables = [session.make_callable(call) for call in calls]
+        callables = [min(map(session.make_callable, forms), key=_seconds) for forms in calls]
 
     def step() -> None:
         for call in callables:
