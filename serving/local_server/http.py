@@ -19,7 +19,7 @@ MAX_BODY = 512 * 1024 * 1024
 _MAX_UNPACKED = 10 * 1024 * 1024  # of a gzip body, as on TF Serving
 # What is read at once: memory grows with what came, not with what was announced.
 _PART = 1024 * 1024
-_LEFT_PARTS = 64  # of a body that was refused
+_MAX_LEFT = 64 * 1024 * 1024  # that is still read of a body that was refused
 
 
 class HttpServer(ThreadingHTTPServer):
@@ -107,10 +107,11 @@ class HttpHandler(BaseHTTPRequestHandler):
         if self.leaves_body:
             with contextlib.suppress(OSError):
                 self.connection.shutdown(SHUT_WR)
-                self.connection.settimeout(5)  # a client on a busy machine pauses for a while
-                for _ in range(_LEFT_PARTS):
-                    if not self.rfile.read1(_PART):
-                        break
+                self.connection.settimeout(1)
+                left = _MAX_LEFT
+                # A read gives what has come, which may be little.
+                while left > 0 and (part := self.rfile.read1(_PART)):
+                    left -= len(part)
         super().finish()
 
     def log_message(self, *_: object) -> None:

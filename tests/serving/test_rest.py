@@ -230,7 +230,7 @@ def test_bodies_that_promise_too_much(rest):
 
 def test_a_refused_body_is_sent_to_its_end_and_answered(rest):
     head = b"POST /v1/models/colours:predict HTTP/1.1\r\nContent-Length: 999999999\r\n\r\n"
-    assert b"at most 536870912 are taken" in raw(rest, head, *[bytes(1_000_000)] * 20)
+    assert b"at most 536870912 are taken" in raw(rest, head, *[bytes(50_000)] * 200, pause=0.002)
 
 
 def test_a_client_that_never_ends_its_request_does_not_keep_the_server(base):
