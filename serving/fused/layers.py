@@ -171,7 +171,7 @@ class FusedMLP:
         self._activation = _ACTIVATIONS[layer.activation]
         self._gated = layer.gated
         self._norm = layer.norm or tf.identity
-        # Units that are zero, and whose activation is, keep the rows of the first kernel apart.
+        # Units that nothing goes into and nothing comes out of keep the first kernel's rows apart.
         alone = not layer.gated and layer.norm is None and layer.compute_dtype == "float32"
         padding = _FLOATS_OF_A_LINE if alone and _collides(layer.fc1.units) else 0
         self._fc1 = FusedDense(layer.fc1, padding=(0, padding))

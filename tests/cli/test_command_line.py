@@ -1,5 +1,6 @@
 """The command line: help that teaches, errors that name the fix, nothing imported too early."""
 
+import os
 import subprocess
 import sys
 
@@ -111,3 +112,12 @@ def test_models_are_listed_with_their_parameters(keras_vit):
     assert "vit_tiny_patch16_224" in output
     assert "5,717,416" in output
     assert "vit_base" not in output
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])
+def test_commands_compute_with_onednn_unless_told_not_to(keras_vit, monkeypatch, given, expected):
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
+    if given:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", given)
+    assert keras_vit("models", "--help")[0] == 0
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == expected
