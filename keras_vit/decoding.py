@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -29,6 +30,24 @@ def decode_image(
         >>> decode_image(tf.io.encode_png(tf.zeros([4, 6, 3], tf.uint8)), max_pixels=100).shape
         TensorShape([4, 6, 3])
     """
+    if tf.executing_eagerly():
+        return _decode(image_bytes, max_pixels, recover_truncated)
+    return _traced(max_pixels, recover_truncated)(tf.ensure_shape(image_bytes, ()))
+
+
+@functools.cache
+def _traced(max_pixels: int, recover_truncated: bool) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The decoder as one function of the graph: tracing it takes half a second, each time."""
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+    def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
+        return _decode(image_bytes, max_pixels, recover_truncated)
+
+    with tf.init_scope():  # or it would keep the graph of its first caller
+        return decode_image.get_concrete_function()
+
+
+def _decode(image_bytes: tf.Tensor, max_pixels: int, recover_truncated: bool) -> tf.Tensor:
     tf.ensure_shape(image_bytes, ())
 
     def starts_with(magic: bytes) -> tf.Tensor:
@@ -74,8 +93,7 @@ def decode_image(
         )
 
     def unknown() -> tf.Tensor:
-        refuse = tf.debugging.Assert(False, ["not a JPEG, PNG, GIF or BMP image"])
-        with tf.control_dependencies([refuse] if refuse is not None else []):
+        with tf.control_dependencies(_require(False, "not a JPEG, PNG, GIF or BMP image")):
             return tf.zeros([0, 0, 3], tf.uint8)
 
     formats: list[tuple[bytes, Callable[[], tf.Tensor]]] = [
@@ -84,7 +102,10 @@ def decode_image(
         (b"GIF8", gif),
         (b"BM", bmp),
     ]
-    pixels = tf.case([(starts_with(magic), fn) for magic, fn in formats], default=unknown)
+    found = tf.stack([*(starts_with(magic) for magic, _ in formats), True])
+    # Not `tf.case`: its branches stand one inside the other, and take twice as long to prepare.
+    first = tf.argmax(tf.cast(found, tf.int32), output_type=tf.int32)
+    pixels = tf.switch_case(first, [*(decode for _, decode in formats), unknown])
     return tf.ensure_shape(pixels, (None, None, 3))
 
 
@@ -106,8 +127,16 @@ def check_size(height: tf.Tensor, width: tf.Tensor, max_pixels: int) -> list[tf.
     height, width = (tf.abs(tf.cast(side, tf.int64)) for side in (height, width))
     message = f"the image has more than max_pixels={max_pixels} pixels, or a side above 65535:"
     fits = (height * width <= max_pixels) & (tf.maximum(height, width) <= 65535)
-    check = tf.debugging.Assert(fits, [message, height, width])
-    return [] if check is None else [check]  # None where it is checked at once
+    return _require(fits, message, height, width)
+
+
+def _require(condition: tf.Tensor | bool, *data: tf.Tensor | str) -> list[tf.Operation]:
+    """Operations that fail unless the condition holds; none where it was checked at once.
+
+    `tf.debugging.Assert` would put its one operation into two functions and a choice between them.
+    """
+    check = tf.raw_ops.Assert(condition=condition, data=data)
+    return [] if check is None else [check]
 
 
 def _first_gif_frame(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
@@ -128,8 +157,7 @@ def _first_gif_frame(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tuple[tf.Tensor
 
     # Comments, delays, loops come before the frame.
     position = _after_gif_blocks(data, 13 + colours(byte(10)), _BEFORE_BLOCK)
-    is_frame = tf.debugging.Assert(tf.equal(byte(position), 0x2C), ["the GIF has no frame"])
-    with tf.control_dependencies([] if is_frame is None else [is_frame]):
+    with tf.control_dependencies(_require(byte(position) == 0x2C, "the GIF has no frame")):
         width = byte(position + 5) + 256 * byte(position + 6)
     height = byte(position + 7) + 256 * byte(position + 8)
     pixels = position + 11 + colours(byte(position + 9))
@@ -196,10 +224,8 @@ def _header_ints(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Two unsigned integers of `width` bytes each, int64, as a header holds them at `offset`."""
     # Said by us: the operation's own message would quote the bytes, which need not be text.
-    complete = tf.debugging.Assert(
-        tf.strings.length(image_bytes) >= offset + 2 * width, ["the image header is cut short"]
-    )
-    with tf.control_dependencies([] if complete is None else [complete]):
+    complete = tf.strings.length(image_bytes) >= offset + 2 * width
+    with tf.control_dependencies(_require(complete, "the image header is cut short")):
         raw = tf.io.decode_raw(tf.strings.substr(image_bytes, offset, 2 * width), tf.uint8)
     digits = tf.reshape(tf.cast(raw, tf.int64), [2, width])
     powers = [256**i for i in range(width)]

@@ -49,13 +49,15 @@ def write_saved_model(directory: Path, signatures: Mapping[str, Any], fingerprin
             )
             for number, (key, value) in enumerate(values.items())
         }
+        # Fed, since an initial value would stand in the graph a second time. Before the signatures
+        # are there, since each run of a session prepares the whole graph.
+        initializers = {key: weight.initializer for key, weight in weights.items()}
+        given = {initializers[key].inputs[1]: value for key, value in values.items()}
+        session.run(list(initializers.values()), given)
         definitions = {
             name: _signature(name, function, weights, f"{PREFIX}{fingerprint}")
             for name, function in signatures.items()
         }
-        for key, weight in weights.items():
-            # Fed, since an initial value would stand in the graph a second time.
-            session.run(weight.initializer, {weight.initializer.inputs[1]: values[key]})
         saver = tf.compat.v1.train.Saver(list(weights.values())) if weights else None
         for node in graph.get_operations():
             node._set_device("")

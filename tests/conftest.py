@@ -1,5 +1,6 @@
 """What the tests of all rooms share."""
 
+import gc
 import io
 import os
 import signal
@@ -17,6 +18,15 @@ import pytest
 
 # CUDA builds of torch bring Triton, whose LLVM and TensorFlow's in one process crash it.
 sys.modules.setdefault("triton", None)
+
+
+gc.set_threshold(50_000, 20, 20)  # as in the commands
+
+
+def pytest_collection_finish():
+    """What was imported stays: the collector of garbage need not pass through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -63,7 +73,7 @@ def tiny_model():
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def encode():
     """A function that encodes an array, or a PIL image, in a format: uint8 [h, w, 3] -> bytes."""
     from PIL import Image

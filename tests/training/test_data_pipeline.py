@@ -125,12 +125,13 @@ def test_repeated_augmentation_sees_fewer_images_more_often():
 
 
 RANDOM = Augmentation(crop="shift", randaugment_layers=1, mixup=0.5)
+UNEVEN = NumberedSource(50)
 
 
 @pytest.fixture(scope="module")
-def three_epochs(digits):
-    """Three epochs of digits with every kind of change: 3 x 3 batches."""
-    return batches_of(digits, RANDOM, Preprocessing(8), batch_size=600, epochs=3)
+def three_epochs():
+    """Three epochs with every kind of change: 3 x 3 batches, of which each third is filled up."""
+    return batches_of(UNEVEN, RANDOM, Preprocessing(8), batch_size=20, epochs=3)
 
 
 def assert_equal_batches(ours, theirs):
@@ -140,12 +141,12 @@ def assert_equal_batches(ours, theirs):
 
 
 @pytest.mark.parametrize(("epoch", "step"), [(2, 0), (1, 1), (1, 2)])
-def test_a_resumed_run_sees_what_is_left_bit_for_bit(digits, three_epochs, epoch, step):
+def test_a_resumed_run_sees_what_is_left_bit_for_bit(three_epochs, epoch, step):
     resumed = batches_of(
-        digits,
+        UNEVEN,
         RANDOM,
         Preprocessing(8),
-        batch_size=600,
+        batch_size=20,
         epochs=3,
         start_epoch=epoch,
         start_step=step,
@@ -158,15 +159,15 @@ TIMM = Augmentation(mixup_kind="timm", mixup=0.8, cutmix=1.0)
 
 @pytest.mark.parametrize(
     ("augmentation", "batch_size", "count"),
-    [(Augmentation(), 600, 2), (RANDOM, 600, 3), (TIMM, 1200, 3), (TIMM, 999, 3)],
+    [(Augmentation(), 20, 2), (RANDOM, 18, 3), (TIMM, 36, 3), (TIMM, 27, 3)],
 )
 def test_the_shares_of_several_processes_are_parts_of_what_one_sees(
-    digits, augmentation, batch_size, count
+    augmentation, batch_size, count
 ):
     options = {"preprocessing": Preprocessing(8), "batch_size": batch_size, "epochs": 2}
-    whole = batches_of(digits, augmentation, **options)
+    whole = batches_of(UNEVEN, augmentation, **options)
     shares = [
-        batches_of(digits, augmentation, share=Share(index, count), **options)
+        batches_of(UNEVEN, augmentation, share=Share(index, count), **options)
         for index in range(count)
     ]
     joined = [

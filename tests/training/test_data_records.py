@@ -25,10 +25,10 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-@pytest.fixture
-def photos(tmp_path, encode):
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory, encode):
     """A folder of 40 training and 6 test images in two classes; its source."""
-    root = tmp_path / "photos"
+    root = tmp_path_factory.mktemp("source") / "photos"
     for split, count in (("train", 20), ("test", 3)):
         for name in CLASSES:
             (root / split / name).mkdir(parents=True)
@@ -40,11 +40,17 @@ def photos(tmp_path, encode):
     return load_source(f"folder:{root}")
 
 
+@pytest.fixture(scope="module")
+def packed_once(photos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pack") / "packed"
+    pack(photos, str(folder), shards=3)
+    return folder
+
+
 @pytest.fixture
-def packed(photos, tmp_path):
-    """The photos as records in three shards."""
-    pack(photos, str(tmp_path / "packed"), shards=3)
-    return tmp_path / "packed"
+def packed(packed_once, tmp_path):
+    """The photos as records in three shards, for a test to do with as it likes."""
+    return shutil.copytree(packed_once, tmp_path / "packed")
 
 
 def opened(folder, **options):
@@ -259,9 +265,9 @@ def test_a_label_without_a_class_is_refused(packed):
 
 
 def test_classes_of_one_split_only_are_reported(photos, tmp_path, monkeypatch):
-    root = Path(photos.spec.removeprefix("folder:"))
+    root = shutil.copytree(photos.spec.removeprefix("folder:"), tmp_path / "photos")
     shutil.rmtree(root / "test/dog")
-    pack(load_source(photos.spec, report=lambda line: None), str(tmp_path / "one"))
+    pack(load_source(f"folder:{root}", report=lambda line: None), str(tmp_path / "one"))
     assert "No test images for 1 classes: dog." in opened(tmp_path / "one")[1]
 
 
