@@ -9,6 +9,7 @@ import keras
 from keras_vit.layers.attention import check_num_heads
 from keras_vit.layers.mlp import MLP
 from keras_vit.layers.normalization import make_norm
+from keras_vit.layers.token_dense import TokenDense
 
 POOLINGS = ("token", "avg", "max", "avgmax", "token_avg", "map")
 
@@ -137,7 +138,7 @@ class AttentionPooling(keras.layers.Layer):
             name="query_token", shape=(1, 1, width), initializer="glorot_uniform"
         )
         self.q, self.k, self.v, self.projection = (
-            keras.layers.Dense(width, dtype=self.dtype_policy, name=name)
+            TokenDense(width, dtype=self.dtype_policy, name=name)
             for name in ("query", "key", "value", "projection")
         )
         for layer in (self.q, self.k, self.v, self.projection):

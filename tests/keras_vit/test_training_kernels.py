@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_vit.layers import BLOCKS, LayerNorm, PatchEmbedding, RMSNorm
 from keras_vit.layers.mlp import ACTIVATIONS
+from keras_vit.layers.pooling import AttentionPooling
 from keras_vit.layers.training_kernels import (
     activation_kernel,
     dense_kernel,
@@ -92,6 +93,19 @@ def test_the_gradient_of_a_bias_is_summed_in_float32(kernel):
             y = activation_kernel("silu")(x, bias)
     expected = 4096.0 if kernel == "dense" else 2048.0  # the slope of silu at 0 is 1/2
     np.testing.assert_allclose(tf.cast(tape.gradient(y, bias), tf.float32), expected, rtol=4e-3)
+
+
+def test_so_are_those_of_attention_pooling():
+    tokens = random(4, 1024, 8)
+    gradients = []
+    for dtype in ("float32", "mixed_bfloat16"):
+        keras.utils.set_random_seed(0)
+        layer = AttentionPooling(num_heads=2, mlp_dim=16, dtype=dtype)
+        layer.build(tokens.shape)
+        with tf.GradientTape() as tape:
+            total = tf.reduce_sum(tf.cast(layer(tokens, training=True), tf.float32))
+        gradients.append(tape.gradient(total, layer.v.bias.value))
+    np.testing.assert_allclose(gradients[1], gradients[0], rtol=0.05, atol=0.5)
 
 
 def test_the_bias_stays_out_of_products_in_bfloat16():

@@ -166,9 +166,17 @@ def test_each_weight_is_stored_once(base, model):
     assert matrices <= stored <= model.count_params()
 
 
-def test_versions_follow_and_are_never_overwritten(model, tmp_path, monkeypatch):
-    # What is in them does not matter here.
+@pytest.fixture
+def empty_versions(monkeypatch):
+    """What is in a version does not matter: nothing is written, and nothing is checked."""
+    monkeypatch.setattr(serving.export.ServedModel, "signatures", lambda self: {})
+    monkeypatch.setattr(serving.export, "write_saved_model", lambda *_: None)
+    monkeypatch.setattr(serving.export, "write_warmup", lambda *_: None)
     monkeypatch.setattr(serving.export, "check_export", lambda *_: CheckResult(0.0, 0.0))
+
+
+@pytest.mark.usefixtures("empty_versions")
+def test_versions_follow_and_are_never_overwritten(model, tmp_path):
     base = tmp_path / "deep" / "base"
     assert export_model(model, base).version == 1
     assert export_model(model, base, version=7).path == base / "7"
@@ -180,6 +188,7 @@ def test_versions_follow_and_are_never_overwritten(model, tmp_path, monkeypatch)
     assert sorted(p.name for p in base.iterdir()) == ["1", "7", "8", "not-a-version"]
 
 
+@pytest.mark.usefixtures("empty_versions")
 def test_two_exports_at_once_take_two_numbers(model, tmp_path, monkeypatch):
     base = tmp_path / "base"
 
@@ -197,8 +206,8 @@ def test_two_exports_at_once_take_two_numbers(model, tmp_path, monkeypatch):
     assert export_model(model, base).version == 10
 
 
-def test_what_a_killed_export_left_goes_with_the_next_one(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(serving.export, "check_export", lambda *_: CheckResult(0.0, 0.0))
+@pytest.mark.usefixtures("empty_versions")
+def test_what_a_killed_export_left_goes_with_the_next_one(model, tmp_path):
     with staging_directory(tmp_path) as running:
         (tmp_path / ".tmp-killed" / "variables").mkdir(parents=True)
         version = export_model(model, tmp_path)
@@ -240,11 +249,10 @@ def test_the_check_refuses_python_operations(tmp_path, model):
         check_export(tmp_path, model, "float32")
 
 
-def test_bfloat16(model, tmp_path):
-    full = export_model(model, tmp_path / "a")
-    half = export_model(model, tmp_path / "b", dtype="bfloat16")
+def test_bfloat16(model, base, tmp_path):
+    half = export_model(model, tmp_path, dtype="bfloat16")
     variables = [
-        path / "variables/variables.data-00000-of-00001" for path in (full.path, half.path)
+        path / "variables/variables.data-00000-of-00001" for path in (base / "1", half.path)
     ]
     sizes = [path.stat().st_size for path in variables]
     assert sizes[1] < 0.6 * sizes[0]

@@ -1,15 +1,15 @@
 """The served graph's own form of the model, against the Keras model."""
 
-import ast
+import collections
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_vit import VisionTransformer, attention_rollout
+from serving.export import export_model
 from serving.fused import fuse, layers
 
 BASE = {"hidden_dim": 24, "depth": 3, "num_heads": 2, "num_classes": 5, "mlp_dim": 40}
@@ -128,32 +128,16 @@ def test_no_kernel_has_rows_of_half_pages(options):
         assert product.get_attr("transpose_b") or product.outputs[0].shape[1] % 512
 
 
-KERNELS = """
-import collections, os, sys
-os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
-import numpy as np, tensorflow as tf
-sys.path.insert(0, sys.argv[1])
-from test_fused import BASE, make
-from keras_vit import VisionTransformer
-from serving.export import export_model
-# exported in a process with oneDNN: the check compares with the Keras model there too
-options = {"pooling": "avg", "depth": 2}
-if sys.argv[4] == "trained":
-    model = make(options)
-else:
-    model = VisionTransformer(**{"image_size": 32, "patch_size": 8, **BASE, **options})
-path = export_model(model, sys.argv[2], dtype=sys.argv[3], batch_sizes=[2]).path
-with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-    meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], str(path))
-    signature = meta_graph.signature_def["images"]
-    options = tf.compat.v1.RunOptions(output_partition_graphs=True)
-    seen = tf.compat.v1.RunMetadata()
-    feed = {signature.inputs["images"].name: np.zeros([2, 32, 32, 3], np.uint8)}
-    session.run(signature.outputs["scores"].name, feed, options, seen)
-nodes = [node for graph in seen.partition_graphs for node in graph.node]
-print([tf.as_dtype(node.attr["T"].type).name for node in nodes if node.op == "_MklLayerNorm"])
-print(dict(collections.Counter(node.op for node in nodes)))
-"""
+def optimised_nodes(path):
+    """What TensorFlow makes of the signature of pixels when it runs."""
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], str(path))
+        signature = meta_graph.signature_def["images"]
+        options = tf.compat.v1.RunOptions(output_partition_graphs=True)
+        seen = tf.compat.v1.RunMetadata()
+        feed = {signature.inputs["images"].name: np.zeros([2, 32, 32, 3], np.uint8)}
+        session.run(signature.outputs["scores"].name, feed, options, seen)
+    return [node for graph in seen.partition_graphs for node in graph.node]
 
 
 @pytest.mark.parametrize(
@@ -164,14 +148,15 @@ def test_the_optimiser_joins_what_it_can(tmp_path, dtype, weights):
 
     Also where every bias is still zero, which the optimiser would remove.
     """
-    here = str(Path(__file__).parent)
-    command = [sys.executable, "-c", KERNELS, here, str(tmp_path), dtype, weights]
-    run = subprocess.run(command, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    norms, kernels = map(ast.literal_eval, run.stdout.splitlines()[-2:])
+    options = {"pooling": "avg", "depth": 2}
+    fresh = VisionTransformer(**{"image_size": 32, "patch_size": 8, **BASE, **options})
+    model = make(options) if weights == "trained" else fresh
+    nodes = optimised_nodes(export_model(model, tmp_path, dtype=dtype, batch_sizes=[2]).path)
+    kernels = collections.Counter(node.op for node in nodes)
     if "_MklMatMul" not in kernels and "_MklNativeFusedMatMul" not in kernels:
         pytest.skip(f"no oneDNN for {dtype} here")
-    assert norms == [dtype] * 4, "casts stand around layer norms"
+    norms = [node.attr["T"].type for node in nodes if node.op == "_MklLayerNorm"]
+    assert norms == [tf.as_dtype(dtype).as_datatype_enum] * 4, "casts stand around layer norms"
     assert kernels["_MklSoftmax"] == 2 + 1  # the last is of the classes
     assert kernels["_MklNativeFusedMatMul"] == 2 * 4 + 1
     assert not {"MatMul", "_MklMatMul", "BiasAdd", "Erf", "Erfc"} & set(kernels)
@@ -183,16 +168,18 @@ if sys.argv[3] == "packed":
     from serving.startup import PACK_WEIGHTS
     os.environ[PACK_WEIGHTS] = "1"
 import numpy as np, tensorflow as tf
-answers = []
+answers, given_pixels, given_bytes = [], {}, {}
+for seed in (1, 2):
+    shape = [1 + seed, 32, 32, 3]
+    given_pixels[seed] = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+    given_bytes[seed] = [tf.io.encode_png(image).numpy() for image in given_pixels[seed]]
 with tf.Graph().as_default(), tf.compat.v1.Session() as session:
     meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], sys.argv[1])
     for seed in (1, 2, 1):
         for name in ("images", "embed", "attention"):
             signature = meta_graph.signature_def[name]
             (given,) = signature.inputs.values()
-            pixels = np.random.default_rng(seed).integers(0, 256, [1 + seed, 32, 32, 3], np.uint8)
-            images = pixels if name == "images" else session.run(
-                [tf.io.encode_png(image) for image in pixels])
+            images = (given_pixels if name == "images" else given_bytes)[seed]
             outputs = [output.name for output in signature.outputs.values()]
             for value in session.run(outputs, {given.name: images}):
                 if value.dtype == np.float32:
@@ -203,8 +190,6 @@ np.savez(sys.argv[2], *answers)
 
 def test_packed_weights_give_the_same_answers(tmp_path):
     """With `PACK_WEIGHTS` the second operand of a product is taken for a constant: it has to be."""
-    from serving.export import export_model
-
     path = export_model(make({}), tmp_path / "model", batch_sizes=[2]).path
     for kind in ("packed", "plain"):
         command = [sys.executable, "-c", PACKED, str(path), str(tmp_path / kind), kind]

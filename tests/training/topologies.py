@@ -15,7 +15,7 @@ from training.data.pipeline import Share
 from training.optimization.synchronized import synchronized
 from training.strategy import distribute, make_strategy
 
-EXAMPLES, BATCH, EPOCHS = 100, 16, 8  # 7 steps an epoch, 4 examples in the last
+EXAMPLES, BATCH, EPOCHS = 100, 16, 4  # 7 steps an epoch, 4 examples in the last
 
 
 def batches(share: Share, images, targets, epochs=1):
@@ -99,7 +99,15 @@ CASES = {
     "steps_per_execution": lambda s: run(
         s, SGD, {"clip_norm": 0.05}, compile_options={"steps_per_execution": 3}
     ),
-    "jit_compile": lambda s: run(s, SGD, {"clip_norm": 0.05, "jit_compile": True}),
+    "gsam_steps_per_execution": lambda s: run(
+        s,
+        SGD,
+        {"clip_norm": 0.05, "sharpness": _gsam()},
+        compile_options={"steps_per_execution": 3},
+    ),
+    "jit_compile_accumulation": lambda s: run(
+        s, SGD, {"clip_norm": 0.05, "accumulation": 4, "jit_compile": True}
+    ),
 }
 
 
