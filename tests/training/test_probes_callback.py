@@ -106,10 +106,10 @@ def fit(model, source, callbacks, **options):
     return model.fit(pixels, np.array(labels), callbacks=callbacks, verbose=0, **options).history
 
 
-@pytest.mark.parametrize(("every", "probed"), [(1, [0, 1]), (3, [0, 0, 2, 3])])
-def test_every_epoch_has_the_same_columns(every, probed, tiny_model, digits):
+def test_every_epoch_has_the_same_columns(tiny_model, digits):
     model = tiny_model(num_classes=10)
-    probe = ProbeCallback(model, digits, every=every, shots=(1,))
+    probe = ProbeCallback(model, digits, every=3, shots=(1,))
+    probed = [0, 0, 2, 3]  # the first, every third, and the last
     rows = Rows(model, digits)
     epochs = len(probed)
     history = fit(model, digits, [probe, rows], epochs=epochs)
