@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from keras_vit import decoding
 from keras_vit.decoding import decode_image
 from keras_vit.preprocessing import Preprocessing
 
@@ -168,3 +169,15 @@ def test_fingerprints_change_with_what_changes_the_pixels():
         spec.replace(recover_truncated=True),
     ]
     assert len({spec.fingerprint, *(other.fingerprint for other in others)}) == 6
+
+
+def test_graphs_share_one_trace(monkeypatch):
+    """Tracing takes half a second, and each pipeline has a decoder."""
+    traced = []
+    decode = decoding._decode
+    monkeypatch.setattr(decoding, "_decode", lambda *given: traced.append(1) or decode(*given))
+    files = tf.data.Dataset.from_tensors(saved(picture(), "PNG"))
+    for _ in range(2):
+        (pixels,) = files.map(lambda data: decode_image(data, max_pixels=12_345))
+        np.testing.assert_array_equal(pixels, picture())
+    assert len(traced) == 1

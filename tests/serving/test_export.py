@@ -18,6 +18,7 @@ from keras_vit.lora import add_lora
 from serving.configuration.batching import BatchingParameters
 from serving.export import export_model, serving_copy
 from serving.export_check import CheckResult, check_export, check_images
+from serving.saved_model import write_saved_model
 from serving.version_directory import list_versions, staging_directory
 
 ROOT = Path(__file__).parents[2]
@@ -164,6 +165,29 @@ def test_each_weight_is_stored_once(base, model):
     # Scales and biases of the blocks are constants of the graph.
     matrices = sum(np.prod(v.shape) for v in model.weights if len(v.shape) > 1)
     assert matrices <= stored <= model.count_params()
+
+
+def test_weights_are_written_in_one_run(tmp_path, monkeypatch):
+    """Each run of a session prepares the whole graph."""
+    variables = [tf.Variable(float(number)) for number in range(5)]
+
+    @tf.function(input_signature=[tf.TensorSpec([], name="x")])
+    def total(x):
+        return {"total": tf.add_n([x, *variables])}
+
+    runs = []
+    run = tf.compat.v1.Session.run
+
+    def counted(self, *given, **more):
+        runs.append(given[0])
+        return run(self, *given, **more)
+
+    monkeypatch.setattr(tf.compat.v1.Session, "run", counted)
+    write_saved_model(tmp_path, {"total": total.get_concrete_function()}, "0" * 12)
+    assert len(runs) == 2  # the last is of the file
+    values = tf.train.load_checkpoint(str(tmp_path / "variables" / "variables"))
+    names = values.get_variable_to_shape_map()
+    assert sorted(float(values.get_tensor(name)) for name in names) == [0, 1, 2, 3, 4]
 
 
 @pytest.fixture
