@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     # TensorFlow leaves it off on processors without AVX-512, which it makes much faster too.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     # TensorFlow and Keras leave some million objects, and Python looks for garbage among them: at
-    # its own threshold, a fifth of the time of importing them and a tenth of that of tracing.
+    # its own threshold, a fifth of the time of importing them.
     gc.set_threshold(50_000, 20, 20)
     try:
         importlib.import_module(f"keras_vit_cli.{command}").run(rest)

@@ -51,9 +51,10 @@ def write_saved_model(directory: Path, signatures: Mapping[str, Any], fingerprin
         }
         # Fed, since an initial value would stand in the graph a second time. Before the signatures
         # are there, since each run of a session prepares the whole graph.
-        initializers = {key: weight.initializer for key, weight in weights.items()}
-        given = {initializers[key].inputs[1]: value for key, value in values.items()}
-        session.run(list(initializers.values()), given)
+        session.run(
+            [weight.initializer for weight in weights.values()],
+            {weight.initializer.inputs[1]: values[key] for key, weight in weights.items()},
+        )
         definitions = {
             name: _signature(name, function, weights, f"{PREFIX}{fingerprint}")
             for name, function in signatures.items()

@@ -264,7 +264,7 @@ def test_a_label_without_a_class_is_refused(packed):
         opened(packed)
 
 
-def test_classes_of_one_split_only_are_reported(photos, tmp_path, monkeypatch):
+def test_classes_of_one_split_only_are_reported(photos, tmp_path):
     root = shutil.copytree(photos.spec.removeprefix("folder:"), tmp_path / "photos")
     shutil.rmtree(root / "test/dog")
     pack(load_source(f"folder:{root}", report=lambda line: None), str(tmp_path / "one"))
