@@ -49,12 +49,13 @@ def write_saved_model(directory: Path, signatures: Mapping[str, Any], fingerprin
             )
             for number, (key, value) in enumerate(values.items())
         }
-        # Fed, since an initial value would stand in the graph a second time. Before the signatures
-        # are there, since each run of a session prepares the whole graph.
-        session.run(
-            [weight.initializer for weight in weights.values()],
-            {weight.initializer.inputs[1]: values[key] for key, weight in weights.items()},
-        )
+        if weights:
+            # Fed, since an initial value would stand in the graph a second time. Before the
+            # signatures are there, since each run of a session prepares the whole graph.
+            session.run(
+                [weight.initializer for weight in weights.values()],
+                {weight.initializer.inputs[1]: values[key] for key, weight in weights.items()},
+            )
         definitions = {
             name: _signature(name, function, weights, f"{PREFIX}{fingerprint}")
             for name, function in signatures.items()
