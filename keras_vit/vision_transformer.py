@@ -334,6 +334,7 @@ class VisionTransformer(keras.Model):
         self.num_classes = num_classes
         self.num_prefix_tokens = prefix_tokens.num_tokens
         self.has_distillation_head = distillation_head
+        self.has_stem = stem_layer is not None
         self.blocks = blocks
         self._representation = representation
         # Symbolic tensors on the way from images to logits, for those who look inside.

@@ -22,6 +22,7 @@ def bench_inference(
     images: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE …")] = (),
     rounds: int = 5,
     seconds: float = 3.0,
+    streams: int | None = None,
     pack_weights: bool | None = None,
     profile: bool = False,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json", metavar="FILE")] = None,
@@ -43,6 +44,8 @@ def bench_inference(
         images: JPEG files: time from their bytes to labels instead of from pixels.
         rounds: turns of each contender.
         seconds: about how long a turn is.
+        streams: parts of the tokens that our export computes at the same time, as `keras-vit export
+            --streams` has them; with as many threads each part has one.
         pack_weights: let our export pack its weights once, as `keras-vit serve --pack-weights`
             does; by default in bfloat16.
         profile: show which kernels the time of our export goes into.
@@ -55,6 +58,7 @@ def bench_inference(
     from keras_vit_cli.benchmarks.command import measure, write
     from keras_vit_cli.benchmarks.runner import Task
     from keras_vit_cli.benchmarks.tables import print_table
+    from serving.threads import STREAMS
 
     task = Task(
         "images" if images else "inference",
@@ -63,7 +67,11 @@ def bench_inference(
         batch_size,
         image_size,
         threads,
-        {"files": [str(file) for file in images], "pack_weights": pack_weights},
+        {
+            "files": [str(file) for file in images],
+            "pack_weights": pack_weights,
+            "streams": STREAMS[dtype] if streams is None else streams,
+        },
     )
     report = measure(task, against, rounds, seconds, passes=1, with_limit=True)
     if profile:

@@ -21,6 +21,7 @@ def export(
     image_size: int | tuple[int, int] | None = None,
     token_merging: int = 0,
     token_merging_schedule: Literal["constant", "decreasing"] = "constant",
+    streams: int | None = None,
     recover_truncated: bool = False,
     architecture: str | None = None,
 ) -> None:
@@ -43,6 +44,9 @@ def export(
         token_merging: how many similar tokens each block merges: faster, and answers differ a
             little. `keras-vit bench token-merging` shows by how much.
         token_merging_schedule: decreasing: twice as many in the first block, none in the last.
+        streams: in how many parts the tokens are computed at the same time: the number of the
+            server's cores where these are few, 1 for a GPU; 2 in float32 and 1 in bfloat16 if left
+            out.
         recover_truncated: decode a JPEG that is cut short as far as it goes, instead of answering
             valid=False.
         architecture: a timm name, for arrays that do not say of which model they are.
@@ -62,6 +66,7 @@ def export(
         top_k=top_k,
         batch_sizes=batch_sizes,
         token_merging=merging,
+        streams=streams,
         origin=Origin(model, accuracy_of(model)),
     )
     reference = (

@@ -57,13 +57,10 @@ def serve(
             that of REST where the page needs one of its own.
     """
     from serving.server import serve as run_server
-    from serving.startup import CALLER_COMPUTES, PACK_WEIGHTS
+    from serving.startup import PACK_WEIGHTS
 
-    # Both are read once, when TensorFlow starts.
     if pack_weights:
-        os.environ[PACK_WEIGHTS] = "1"
-    if batching_parameters_file is None and not per_model_batching:
-        os.environ.setdefault(CALLER_COMPUTES, "1")
+        os.environ[PACK_WEIGHTS] = "1"  # read once, when TensorFlow starts
 
     run_server(
         base,

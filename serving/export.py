@@ -17,6 +17,7 @@ from serving.fused import TokenMerging, check_token_merging
 from serving.model_card import Origin, write_card
 from serving.saved_model import write_saved_model
 from serving.signatures import MAX_IMAGES, ServedModel
+from serving.threads import STREAMS
 from serving.version_directory import is_version, staging_directory
 from serving.warmup_records import write_warmup
 
@@ -55,6 +56,7 @@ def export_model(
     top_k: int = 10,
     batch_sizes: Sequence[int] = BATCH_SIZES,
     token_merging: TokenMerging | None = None,
+    streams: int | None = None,
     origin: Origin | None = None,
 ) -> Export:
     """Write `BASE/N/`, check it the way TF Serving loads it, and publish it in one rename.
@@ -73,6 +75,10 @@ def export_model(
             Default 1, 2, 4 and 8.
         token_merging: how many similar tokens blocks merge: faster, and answers differ a little.
             Default None: none.
+        streams: in how many parts the tokens are computed at the same time, at least 1; best the
+            number of the server's cores where these are few, and 1 for a GPU. Models with a
+            convolutional stem, differential attention or no fixed input size have one. Default
+            None: `STREAMS` of the dtype.
         origin: what the model card says about where the model comes from. Default None: nothing.
 
     Returns:
@@ -93,18 +99,23 @@ def export_model(
         raise ValueError(f"dtype must be one of {DTYPES}, not {dtype!r}.")
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k}.")
+    streams = STREAMS[dtype] if streams is None else streams
+    if streams < 1:
+        raise ValueError(f"streams must be at least 1, not {streams}.")
     batching = _batching_parameters(batch_sizes)
     base = Path(base).absolute()
     _target(base, version)
     if token_merging is not None:
         check_token_merging(model)
     copy = serving_copy(model, dtype)
-    served = ServedModel(copy, top_k, token_merging)  # keeps the weights that the signatures use
+    served = ServedModel(
+        copy, top_k, token_merging, streams
+    )  # keeps the weights that the signatures use
     signatures = served.signatures()
     with staging_directory(base) as directory:
         write_saved_model(directory, signatures, copy.preprocessing.fingerprint)
         (directory / "batching_params.pbtxt").write_text(batching.to_text())
-        write_card(directory, copy, dtype, token_merging, origin or Origin())
+        write_card(directory, copy, dtype, token_merging, served.parts.streams, origin or Origin())
         write_warmup(directory, signatures, batch_sizes, copy.preprocessing.output_shape[:2])
         check = check_export(directory, model, dtype, served.parts if token_merging else None)
         megabytes = sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()) / 1e6

@@ -10,9 +10,9 @@ from typing import Any
 
 from keras_vit import VisionTransformer
 from keras_vit.description import description
+from serving.card_file import CARD_FILE
 from serving.fused import TokenMerging
 
-CARD_FILE = "assets.extra/model_card.json"
 LABELS_FILE = "assets.extra/labels.txt"
 
 
@@ -30,7 +30,11 @@ class Origin:
 
 
 def model_card(
-    model: VisionTransformer, dtype: str, token_merging: TokenMerging | None, origin: Origin
+    model: VisionTransformer,
+    dtype: str,
+    token_merging: TokenMerging | None,
+    streams: int,
+    origin: Origin,
 ) -> dict[str, Any]:
     """Everything that one wants to know of a served model without loading it.
 
@@ -38,6 +42,7 @@ def model_card(
         model: what is served.
         dtype: of its weights.
         token_merging: how many tokens its blocks merge, or None.
+        streams: in how many parts its tokens are computed.
         origin: where it comes from.
 
     Returns:
@@ -46,7 +51,7 @@ def model_card(
 
     Example:
         >>> model = VisionTransformer(32, 8, hidden_dim=16, depth=1, num_heads=2, num_classes=3)
-        >>> model_card(model, "float32", None, Origin())["parameters"] == model.count_params()
+        >>> model_card(model, "float32", None, 1, Origin())["parameters"] == model.count_params()
         True
     """
     known = description(model)
@@ -56,6 +61,7 @@ def model_card(
         "accuracy": origin.accuracy,
         "dtype": dtype,
         "token_merging": dataclasses.asdict(token_merging) if token_merging else None,
+        "streams": streams,
         **known,
         "exported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
@@ -66,6 +72,7 @@ def write_card(
     model: VisionTransformer,
     dtype: str,
     token_merging: TokenMerging | None,
+    streams: int,
     origin: Origin,
 ) -> None:
     """Write a version's card, and its labels one per line.
@@ -75,11 +82,13 @@ def write_card(
         model: what is served.
         dtype: of its weights.
         token_merging: how many tokens its blocks merge, or None.
+        streams: in how many parts its tokens are computed.
         origin: where it comes from.
     """
     card = directory / CARD_FILE
     card.parent.mkdir(exist_ok=True)
-    card.write_text(json.dumps(model_card(model, dtype, token_merging, origin), indent=2) + "\n")
+    content = model_card(model, dtype, token_merging, streams, origin)
+    card.write_text(json.dumps(content, indent=2) + "\n")
     if model.labels:
         # One line each, whatever is in a label.
         lines = (" ".join(label.split()) for label in model.labels)

@@ -26,6 +26,7 @@ class ServedModel:
         model: what answers.
         top_k: most classes that an answer holds, at least 1. Default 10.
         token_merging: as of `fuse`. Default None.
+        streams: as of `fuse`. Default 1.
 
     Example:
         >>> model = VisionTransformer(32, 8, hidden_dim=16, depth=1, num_heads=2, num_classes=3)
@@ -38,13 +39,14 @@ class ServedModel:
         model: VisionTransformer,
         top_k: int = 10,
         token_merging: TokenMerging | None = None,
+        streams: int = 1,
     ) -> None:
         self._model = model
         self._preprocessing = model.preprocessing
         # Traced once, for all the signatures that decode.
         bytes_spec = tf.TensorSpec([], tf.string)
         self._decode = tf.function(model.preprocessing, [bytes_spec], autograph=False)
-        self.parts = fuse(model, token_merging)
+        self.parts = fuse(model, token_merging, streams)
         self._top_k = min(top_k, model.num_classes)
         self._labels = list(model.labels or map(str, range(model.num_classes)))
 

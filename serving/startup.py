@@ -14,9 +14,6 @@ from serving.configuration.tls import TlsConfig
 # "1" lets TensorFlow's oneDNN pack a product's second operand when it first sees it, and keep it:
 # right for graphs in which that is always a weight, as in every export of ours.
 PACK_WEIGHTS = "TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"
-# "1" lets the thread that asks for a kernel compute a part of it, instead of sleeping until others
-# have: one image is answered sooner, batches of four and more of small models a little later.
-CALLER_COMPUTES = "TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD"
 
 
 class ServeError(Exception):

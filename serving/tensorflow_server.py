@@ -17,6 +17,7 @@ from serving.page.backend import Backend, PageModel, page_models
 from serving.page.server import announce_page, page_server
 from serving.page.site import Site
 from serving.startup import Plan, ServeError, announce
+from serving.threads import session_threads, usable_cores, version_paths
 
 BINARY = "tensorflow_model_server"
 
@@ -87,7 +88,13 @@ def _page_models(plan: Plan) -> list[PageModel]:
 def _flags(plan: Plan, folder: Path) -> list[str]:
     """What the real server is told, with files of ours in a folder."""
     seconds = max(1, round(plan.poll_seconds))
+    bases = (Path(model.base_path) for model in plan.models)
+    within, between = session_threads(
+        [version for base in bases for version in version_paths(base)], usable_cores()
+    )
     flags = [
+        f"--tensorflow_intra_op_parallelism={within}",
+        f"--tensorflow_inter_op_parallelism={between}",
         f"--file_system_poll_wait_seconds={seconds}",
         "--enable_grpc_healthcheck_service=true",
     ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import tempfile
 import timeit
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import tensorflow as tf
 
 import keras_vit
 from keras_vit_cli.benchmarks.runner import Task
-from serving.startup import CALLER_COMPUTES, PACK_WEIGHTS
+from serving.fused.streams import stream_lengths
+from serving.startup import PACK_WEIGHTS
+from serving.threads import session_threads
 
 Step = Callable[[], Any]
 
@@ -42,13 +45,15 @@ def open_session(path: Path, threads: int) -> tuple[tf.compat.v1.Session, Any]:
 
     Args:
         path: of a version, `BASE/N`.
-        threads: of its operations.
+        threads: that compute.
 
     Returns:
         A session and the signatures by name.
     """
+    within, between = session_threads([path], threads)
     config = tf.compat.v1.ConfigProto(
-        intra_op_parallelism_threads=threads, inter_op_parallelism_threads=1
+        intra_op_parallelism_threads=within,
+        inter_op_parallelism_threads=between if within == 1 else 1,
     )
     session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
     with session.graph.as_default():
@@ -95,8 +100,6 @@ def export_session(task: Task) -> tuple[tf.compat.v1.Session, Any, dict[str, Any
         # Not before: a Keras model that computes has one kernel for many weights.
         if task.options.get("pack_weights"):
             os.environ[PACK_WEIGHTS] = "1"
-        if task.batch_size == 1:  # as `keras-vit serve` does where it makes no batches
-            os.environ[CALLER_COMPUTES] = "1"
         version = Path(base) / "1"
         megabytes = sum(f.stat().st_size for f in version.rglob("*") if f.is_file()) / 1e6
         session, signatures = open_session(version, task.threads)
@@ -106,7 +109,8 @@ def export_session(task: Task) -> tuple[tf.compat.v1.Session, Any, dict[str, Any
 def _export(task: Task, base: str) -> None:
     from serving.export import export_model
 
-    export_model(example_model(task), base, dtype=task.dtype, batch_sizes=(task.batch_size,))
+    sizes, streams = (task.batch_size,), task.options.get("streams")
+    export_model(example_model(task), base, dtype=task.dtype, batch_sizes=sizes, streams=streams)
 
 
 def _call(session: Any, signature: Any, value: Any, output: str) -> Step:
@@ -186,9 +190,9 @@ def _seconds(call: Step) -> float:
 def build_limit(task: Task) -> tuple[Step, dict[str, Any]]:
     """The matrix products of a model and nothing else: what no implementation can go below.
 
-    The four products of each block, with operands of the model's own shapes, in the
-    form that is fastest here: with the kernel as it is, on its side, or a cache line wider, as
-    `serving.fused` writes them. Those of attention are left out.
+    The four products of each block, with operands of the model's own shapes, one after the other in
+    the form that is fastest here: with the kernel as it is, on its side, or a cache line wider, as
+    `serving.fused` writes them, and in as many streams. Those of attention are left out.
 
     Args:
         task: of kind "limit".
@@ -202,42 +206,51 @@ def build_limit(task: Task) -> tuple[Step, dict[str, Any]]:
     width, hidden = model.hidden_dim, mlp.fc1.units
     shapes = [(width, 3 * width), (width, width), (width, hidden), (mlp.mlp_dim, width)]
     depth, dtype = len(model.blocks), tf.as_dtype(task.dtype)
+    streams = task.options["streams"] if task.options.get("streams") == task.threads else 1
+    random = np.random.default_rng(0)
     with tf.Graph().as_default():
         config = tf.compat.v1.ConfigProto(
-            intra_op_parallelism_threads=task.threads, inter_op_parallelism_threads=1
+            intra_op_parallelism_threads=1 if streams > 1 else task.threads,
+            inter_op_parallelism_threads=streams,
         )
+        # It would leave out products that nobody asks for.
+        config.graph_options.rewrite_options.disable_meta_optimizer = True
         session = tf.compat.v1.Session(config=config)
-        random = np.random.default_rng(0)
-        calls: list[Any] = []
+
+        def weights(*size: int) -> tf.Variable:
+            values = session.run(tf.cast(random.normal(size=size).astype(np.float32), dtype))
+            return tf.compat.v1.Variable(values, use_resource=True)
+
+        chosen = []
         for inner, outer in shapes:
-            a, b, on_its_side, wider = (
-                tf.compat.v1.get_variable(
-                    f"v{len(calls)}{name}",
-                    initializer=session.run(
-                        tf.cast(random.normal(size=size).astype(np.float32), dtype)
-                    ),
-                )
-                for name, size in (
-                    ("a", (tokens, inner)),
-                    ("b", (inner, outer)),
-                    ("t", (outer, inner)),
-                    ("w", (inner, outer + 16)),
-                )
-            )
+            parts = [weights(length, inner) for length in stream_lengths(tokens, streams)]
+            forms = [
+                (parts, weights(inner, outer), False),
+                (parts, weights(outer, inner), True),
+                (parts, weights(inner, outer + 16), False),
+            ]
+            session.run(tf.compat.v1.global_variables_initializer())
             # Fetched as operations: nothing is copied out.
-            forms = (
-                tf.matmul(a, b),
-                tf.matmul(a, on_its_side, transpose_b=True),
-                tf.matmul(a, wider),
-            )
-            calls.append([form.op for form in forms])
+            calls = [session.make_callable(tf.group(*_multiply(*form))) for form in forms]
+            chosen.append(forms[min(range(len(forms)), key=lambda i: _seconds(calls[i]))])
         session.run(tf.compat.v1.global_variables_initializer())
-        callables = [min(map(session.make_callable, forms), key=_seconds) for forms in calls]
-
-    def step() -> None:
-        for call in callables:
-            for _ in range(depth):
-                call()
-
+        last: list[Any] = [[] for _ in range(streams)]
+        for form in chosen * depth:
+            last = [[product] for product in _multiply(*form, after=last)]
+        step = session.make_callable(tf.group(*itertools.chain(*last)))
     operations = 2 * depth * tokens * sum(inner * outer for inner, outer in shapes)
     return step, {"operations": operations}
+
+
+def _multiply(
+    parts: Sequence[tf.Variable],
+    kernel: tf.Variable,
+    transposed: bool,
+    after: Sequence[list[tf.Operation]] = (),
+) -> list[tf.Operation]:
+    """The product of each stream with a kernel, after what that stream has done before."""
+    products = []
+    for part, before in zip(parts, after or [[]] * len(parts), strict=True):
+        with tf.control_dependencies(before):
+            products.append(tf.matmul(part, kernel, transpose_b=transposed).op)
+    return products

@@ -11,6 +11,7 @@ from serving.configuration.batching import BatchingParameters
 from serving.configuration.models import ModelConfig, write_models
 from serving.configuration.monitoring import MonitoringConfig
 from serving.startup import PACK_WEIGHTS
+from serving.threads import session_threads, version_paths
 
 BINARY = "/usr/bin/tensorflow_model_server"
 GRPC_PORT = 8500
@@ -145,6 +146,7 @@ class Deployment:
             >>> Deployment(Path("served/digits"), "digits").server_arguments()[0]
             '--port=8500'
         """
+        within, between = session_threads(version_paths(self.base), math.ceil(self.cpus))
         flags: dict[str, object] = {
             "port": GRPC_PORT,
             "rest_api_port": REST_PORT,
@@ -156,7 +158,8 @@ class Deployment:
             "monitoring_config_file": f"{CONFIGURATION_DIRECTORY}/monitoring.config",
             "enable_grpc_healthcheck_service": "true",
             # Left to itself the server counts the cores of the machine, not those it may use.
-            "tensorflow_session_parallelism": max(1, math.ceil(self.cpus)),
+            "tensorflow_intra_op_parallelism": within,
+            "tensorflow_inter_op_parallelism": between,
             # A thread is held by each request, also while it waits for others to form a batch.
             "grpc_max_threads": max(64, 4 * self.in_flight),
             "grpc_channel_arguments": f"grpc.max_connection_age_ms={1000 * self.connection_age}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,7 +55,7 @@ class FusedBlock:
         >>> from keras_vit.layers import EncoderBlock
         >>> block = EncoderBlock(num_heads=2, mlp_dim=32)
         >>> block.build((None, 10, 8))
-        >>> tokens, _ = FusedBlock(block, seen=1)(tf.zeros([1, 10, 8]))
+        >>> (tokens,), _ = FusedBlock(block, seen=1)([tf.zeros([1, 10, 8])])
         >>> tokens.shape
         TensorShape([1, 1, 8])
     """
@@ -63,7 +64,7 @@ class FusedBlock:
         self._transform = type(block)._transform
         self._seen = seen
         self.functions: dict[str, Any] = {}
-        self.attentions: dict[str, tuple[Any, Function]] = {}  # with the norm before each
+        self.attentions: dict[str, tuple[Any, str | None]] = {}  # with the norm before each
         for layer in block._flatten_layers(include_self=False, recursive=False):
             if layer.name not in _BRANCHES:  # layer scales are folded, drop path is for training
                 self.functions[layer.name] = lambda x, training=None: x
@@ -78,43 +79,63 @@ class FusedBlock:
             if name.startswith("mlp"):
                 self.functions[name] = FusedMLP(getattr(block, name), gamma)
                 continue
-            before = self.functions[norm]
-            if isinstance(block, PostNormBlock):
-                before = tf.identity
+            before = None if isinstance(block, PostNormBlock) else norm
             kind: Any = FusedAttention
             if type(getattr(block, name)) is not MultiHeadSelfAttention:
                 kind = UnfusedAttention
             self.attentions[name] = kind(getattr(block, name), gamma, seen is not None), before
 
+    @property
+    def divisible(self) -> bool:
+        """Whether it takes its tokens in several streams."""
+        return all(isinstance(layer, FusedAttention) for layer, _ in self.attentions.values())
+
     def __call__(
-        self, x: tf.Tensor, with_maps: bool = False, log_sizes: tf.Tensor | None = None
-    ) -> tuple[tf.Tensor, Any]:
+        self,
+        streams: Sequence[tf.Tensor],
+        with_maps: bool = False,
+        log_sizes: tf.Tensor | None = None,
+    ) -> tuple[list[tf.Tensor], Any]:
         """Apply the block.
 
         Args:
-            x: tokens [B, N, D].
+            streams: tokens [B, n, D], in as many parts as shall be computed side by side.
             with_maps: whether attention maps are wanted. Default False.
             log_sizes: of `Merged`, where tokens have been merged, [B, N]. Default None.
 
         Returns:
-            Tokens [B, N, D], or [B, seen, D]; and the maps [B, heads, N, N], or
-            [B, heads, seen, N], or None.
+            The streams after the block, or the first one's [B, seen, D] alone; and the maps
+            [B, heads, N, N], or [B, heads, seen, N], or None.
         """
-        width, length = x.shape[-1], x.shape[1] or tf.shape(x)[1]
-        maps: list[tf.Tensor] = []
-        everything = tf.reshape(x, [-1, width])  # [B * N, D]
-        given = everything if self._seen is None else tf.reshape(x[:, : self._seen], [-1, width])
+        batch, width = tf.shape(streams[0])[0], streams[0].shape[-1]
+        lengths = [x.shape[1] for x in streams]
+        length = None if None in lengths else sum(lengths)
+        every = [tf.reshape(x, [-1, width]) for x in streams]  # [B * n, D]
+        asking = every
+        if self._seen is not None:
+            asking, lengths = [tf.reshape(streams[0][:, : self._seen], [-1, width])], [self._seen]
 
-        def bind(attention: Any, before: Function) -> Any:
-            def attend(x: tf.Tensor, **_: Any) -> tf.Tensor:  # training, weights: not served
-                keys = x if self._seen is None else before(everything)
-                y, weights = attention(x, keys, length, with_maps, log_sizes)
-                maps.append(weights)
-                return y
+        # What each stream's transform finds in the place of a norm and of the attention after it.
+        known: list[dict[str, tf.Tensor]] = [{} for _ in asking]
+        maps = []
+        for name, (attention, norm) in self.attentions.items():
+            before = self.functions[norm] if norm else tf.identity
+            asked = [before(x) for x in every]
+            queries = asked if self._seen is None else [before(x) for x in asking]
+            answers, weights = attention(queries, asked, batch, length, with_maps, log_sizes)
+            maps.append(weights)
+            for mine, query, answer in zip(known, queries, answers, strict=True):
+                mine[name] = answer
+                if norm:
+                    mine[norm] = query
+        outputs = []
+        for x, mine, own_length in zip(asking, known, lengths, strict=True):
+            functions = self.functions | {name: _constantly(y) for name, y in mine.items()}
+            y = self._transform(SimpleNamespace(**functions), x, False, None)
+            outputs.append(tf.reshape(y, [batch, own_length or -1, width]))
+        return outputs, tf.concat(maps, axis=1) if with_maps else None
 
-            return attend
 
-        attentions = {name: bind(*both) for name, both in self.attentions.items()}
-        y = self._transform(SimpleNamespace(**self.functions, **attentions), given, False, None)
-        y = tf.reshape(y, [-1, length if self._seen is None else self._seen, width])
-        return y, tf.concat(maps, axis=1) if with_maps else None
+def _constantly(value: tf.Tensor) -> Function:
+    """A layer that gives what is known already."""
+    return lambda *_, **__: value

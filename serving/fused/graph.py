@@ -14,7 +14,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from keras_vit import VisionTransformer
@@ -29,6 +28,8 @@ from keras_vit.layers import (
 )
 from serving.fused.block import FusedBlock, block_norms
 from serving.fused.layers import KERNEL_EPSILON, Function
+from serving.fused.stem import FusedStem
+from serving.fused.streams import side_by_side
 from serving.fused.token_merging import TokenMerging, merging_block, spread, unmerged
 
 
@@ -40,20 +41,27 @@ class Parts:
         logits: gives [B, num_classes].
         representation: what the head sees, [B, D].
         rollout: `keras_vit.attention_rollout`, float32 [B, rows, columns].
+        streams: how many parts of the tokens are computed at the same time all the way.
     """
 
     logits: Function
     representation: Function
     rollout: Function
+    streams: int
 
 
-def fuse(model: VisionTransformer, token_merging: TokenMerging | None = None) -> Parts:
+def fuse(
+    model: VisionTransformer, token_merging: TokenMerging | None = None, streams: int = 1
+) -> Parts:
     """Write a model anew for serving.
 
     Args:
         model: any `VisionTransformer` without dropout and LoRA, as `serving_copy` makes them.
         token_merging: which tokens blocks merge. Default None: none, and the parts are equal to the
             Keras model's up to rounding. The rollout never merges.
+        streams: in how many parts to compute the tokens at the same time, where the model has a
+            fixed input size, no convolutional stem, and no differential attention; elsewhere it is
+            one. Default 1.
 
     Returns:
         Its `Parts`. The blocks have weights of their own; the layers before and after them are the
@@ -69,49 +77,52 @@ def fuse(model: VisionTransformer, token_merging: TokenMerging | None = None) ->
     """
     if token_merging is not None:
         check_token_merging(model)
-    stem = keras.Model(model.input, [model._patches, model._block_inputs[0]])
     seen, scale = _tokens_seen(model), _stream_scale(model.blocks)
     blocks = [FusedBlock(b, seen if b is model.blocks[-1] else None, scale) for b in model.blocks]
-
+    # Where a part of the work would still be one kernel after the other, threads share the kernels.
+    if model.has_stem or not all(block.divisible for block in blocks) or model.image_size is None:
+        streams = 1
+    stem = FusedStem(model, streams)
     counts = token_merging.counts(len(blocks)) if token_merging else ()
 
     def encode(images: tf.Tensor, with_maps: bool = False) -> tuple[tf.Tensor, Any, list[Any]]:
-        patches, x = stem(images, training=False)
+        grid, x = stem(images)
         maps = []
-        x = x * tf.constant(scale, x.dtype)
+        parts = side_by_side(x * tf.constant(scale, x.dtype), streams)
         for block in blocks:
-            x, weights = block(x, with_maps)
+            parts, weights = block(parts, with_maps)
             maps.append(weights)
-        return patches, model._finish(x * tf.constant(1 / scale, x.dtype)), maps
+        x = tf.concat(parts, axis=1)
+        return grid, model._finish(x * tf.constant(1 / scale, x.dtype)), maps
 
     def merged(images: tf.Tensor) -> tuple[Any, ...]:
-        _, x = stem(images, training=False)
-        x = x * tf.constant(scale, x.dtype)
+        _, x = stem(images)
         tokens = unmerged(x)
+        parts = side_by_side(x * tf.constant(scale, x.dtype), streams)
         *first, last = blocks
         for block, count in zip(first if seen else blocks, counts, strict=False):
-            x, tokens = merging_block(block, x, tokens, model.num_prefix_tokens, count)
+            parts, tokens = merging_block(block, parts, tokens, model.num_prefix_tokens, count)
         if seen:
-            x, _ = last(x, log_sizes=tokens.log_sizes)
+            (x,), _ = last(parts, log_sizes=tokens.log_sizes)
         else:
-            x = spread(x, tokens)
+            x = spread(tf.concat(parts, axis=1), tokens)
         return model._finish(x * tf.constant(1 / scale, x.dtype))
 
     def finish(images: tf.Tensor) -> tuple[Any, ...]:
         return merged(images) if counts else encode(images)[1]
 
     def rollout(images: tf.Tensor) -> tf.Tensor:
-        patches, (pooled, *_), maps = encode(images, with_maps=True)
+        (rows, columns), (pooled, *_), maps = encode(images, with_maps=True)
         tokens = head_shares(model, pooled)  # [B, 1, N], or [B, 1, seen]
         for weights in reversed(maps):
             tokens = tf.matmul(tokens, transition(weights))  # [B, 1, N]
-        rows, columns = tf.shape(patches)[1], tf.shape(patches)[2]
         return tf.reshape(tokens[:, 0, model.num_prefix_tokens :], [-1, rows, columns])
 
     return Parts(
         logits=lambda images: finish(images)[2],
         representation=lambda images: finish(images)[1],
         rollout=rollout,
+        streams=streams,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,45 +53,53 @@ class FusedAttention:
 
     def __call__(
         self,
-        x: tf.Tensor,
-        keys: tf.Tensor,
-        length: Any,
+        asking: Sequence[tf.Tensor],
+        asked: Sequence[tf.Tensor],
+        batch: tf.Tensor,
+        length: int | None,
         with_maps: bool,
         log_sizes: tf.Tensor | None = None,
-    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+    ) -> tuple[list[tf.Tensor], tf.Tensor | None]:
         """Let tokens attend.
 
         Args:
-            x: who asks, [B * n, D].
-            keys: who is asked, [B * N, D]; `x` itself unless made with `split`.
-            length: N.
+            asking: streams of tokens [B * n, D], whose answers are wanted.
+            asked: streams [B * m, D] that together are all N tokens; `asking` itself unless made
+                with `split`.
+            batch: B.
+            length: N, where it is known.
             with_maps: whether the maps are wanted.
             log_sizes: added to the logits of the keys, [B, N]. Default None: nothing.
 
         Returns:
-            [B * n, D], and the maps [B, H, n, N] or None.
+            [B * n, D] for each stream that asks, and the maps [B, H, n, N] of them all, or None.
         """
-        q, k, v = self.heads(x, keys, length)
-        return self.attend(q, k, v, length, with_maps, log_sizes)
+        queries, k, v = self.heads(asking, asked, batch)
+        answers, maps = zip(
+            *(self.attend(q, k, v, length, with_maps, log_sizes) for q in queries), strict=True
+        )
+        return list(answers), tf.concat(maps, axis=2) if with_maps else None
 
-    def heads(self, x: tf.Tensor, keys: tf.Tensor, length: Any) -> list[tf.Tensor]:
-        """Queries [B, H, n, C], scaled, keys and values [B, H, N, C], of tokens as above."""
-        batch = tf.shape(keys)[0] // length
-        heads = [
-            self._heads(product(tokens), batch)
-            for product, tokens in zip(self._products, (x, keys), strict=False)
-        ]
-        q, k, v = [head for group in heads for head in group]  # [B, H, n, C], [B, H, N, C] twice
+    def heads(
+        self, asking: Sequence[tf.Tensor], asked: Sequence[tf.Tensor], batch: tf.Tensor
+    ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
+        """Scaled queries [B, H, n, C] of each stream, keys and values [B, H, N, C] of them all."""
+        *first, last = self._products
+        heads = [self._heads(last(x), batch) for x in asked]  # (q,) k and v of each
+        queries = [self._heads(product(x), batch)[0] for product in first for x in asking]
+        queries = queries or [q for q, _, _ in heads]
+        k, v = (_join(parts) for parts in list(zip(*heads, strict=True))[-2:])
         if self._norms is not None:
-            q, k = self._norms[0](q) * tf.cast(self._scale, q.dtype), self._norms[1](k)
-        return [q, k, v]
+            scale = tf.cast(self._scale, k.dtype)
+            queries, k = [self._norms[0](q) * scale for q in queries], self._norms[1](k)
+        return queries, k, v
 
     def attend(
         self,
         q: tf.Tensor,
         k: tf.Tensor,
         v: tf.Tensor,
-        length: Any,
+        length: int | None,
         with_maps: bool = False,
         log_sizes: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
@@ -113,7 +121,7 @@ class FusedAttention:
 
 
 def _attend(
-    q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, length: Any, log_sizes: tf.Tensor | None
+    q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, length: int | None, log_sizes: tf.Tensor | None
 ) -> tf.Tensor:
     """softmax(q k^T + log_sizes) v, for [B, H, n, C], [B, H, N, C] twice and [B, N]."""
 
@@ -124,12 +132,17 @@ def _attend(
     given = [q, k, v]
     if log_sizes is not None:
         given.append(log_sizes[:, None, None])  # [B, 1, 1, N]
-    if isinstance(length, int) and length < LONG_SEQUENCE:
+    if length is not None and length < LONG_SEQUENCE:
         return attend(*given)
     spec = tf.TensorSpec(q.shape[1:], q.dtype)
     return tf.map_fn(
         lambda one: attend(*one), given, parallel_iterations=1, fn_output_signature=spec
     )
+
+
+def _join(parts: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The heads of several streams, [B, H, n, C] each, to [B, H, N, C]."""
+    return tf.concat(parts, axis=2) if len(parts) > 1 else parts[0]
 
 
 class UnfusedAttention:
@@ -145,18 +158,26 @@ class UnfusedAttention:
         self._layer, self._gamma, self._split = layer, gamma, split
 
     def __call__(
-        self, x: tf.Tensor, keys: tf.Tensor, length: Any, with_maps: bool, log_sizes: None = None
-    ) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """As of `FusedAttention`; tokens of several sizes do not come here."""
-        tokens = tf.reshape(keys, [-1, length, keys.shape[-1]])  # [B, N, D]
+        self,
+        asking: Sequence[tf.Tensor],
+        asked: Sequence[tf.Tensor],
+        batch: tf.Tensor,
+        length: int | None,
+        with_maps: bool,
+        log_sizes: None = None,
+    ) -> tuple[list[tf.Tensor], tf.Tensor | None]:
+        """As of `FusedAttention`, of one stream; tokens of several sizes do not come here."""
+        (some,), (every,) = asking, asked
+        width = every.shape[-1]
+        tokens = tf.reshape(every, [batch, -1, width])  # [B, N, D]
         y = self._layer(tokens, training=False)
         weights = self._layer.attention_weights(tokens) if with_maps else None
         if self._split:
-            asking = tf.shape(x)[0] // tf.shape(tokens)[0]
-            y = y[:, :asking]
-            weights = None if weights is None else weights[:, :, :asking]
-        y = tf.reshape(y, [-1, keys.shape[-1]])
-        return y * tf.cast(self._gamma, y.dtype), weights
+            count = tf.shape(some)[0] // batch
+            y = y[:, :count]
+            weights = None if weights is None else weights[:, :, :count]
+        y = tf.reshape(y, [-1, width])
+        return [y * tf.cast(self._gamma, y.dtype)], weights
 
 
 class FusedMLP:
@@ -192,7 +213,7 @@ class FusedDense:
     """`x W + b`, some of its columns, each times a factor.
 
     Args:
-        layer: a built `Dense` without activation.
+        layer: a built `Dense` without activation, or a convolution that cuts out patches.
         scales: factors on the columns, a number or [units]. Default 1.
         columns: which. Default: all.
         padding: rows and columns of zeros below and beside the kernel. Default: none.
@@ -206,6 +227,7 @@ class FusedDense:
         padding: tuple[int, int] = (0, 0),
     ) -> None:
         kernel = np.asarray(layer.kernel, np.float32) * scales
+        kernel = kernel.reshape(-1, kernel.shape[-1])  # [D, units]
         bias = np.asarray(layer.bias, np.float32) * scales if layer.use_bias else None
         dtype = layer.compute_dtype
         below, beside = padding

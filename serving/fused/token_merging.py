@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from serving.fused.block import FusedBlock
+from serving.fused.streams import side_by_side, stream_lengths
 
 SCHEDULES = ("constant", "decreasing")
 
@@ -113,8 +115,13 @@ def spread(x: tf.Tensor, merged: Merged) -> tf.Tensor:
 
 
 def merge(
-    x: tf.Tensor, metric: tf.Tensor, merged: Merged, num_prefix_tokens: int, count: int
-) -> tuple[tf.Tensor, Merged]:
+    x: tf.Tensor,
+    metric: tf.Tensor,
+    merged: Merged,
+    num_prefix_tokens: int,
+    count: int,
+    streams: int = 1,
+) -> tuple[list[tf.Tensor], Merged]:
     """Merge the most similar pairs of patches: bipartite soft matching, section 3 of the paper.
 
     Every second patch looks for the most similar of the others; the pairs that agree most become
@@ -126,14 +133,16 @@ def merge(
         merged: what the tokens stand for.
         num_prefix_tokens: that come before the patches.
         count: how many tokens less there shall be; at most half of the patches go.
+        streams: in how many parts they shall come, each computed by itself. Default 1.
 
     Returns:
-        Tokens [B, N - count, D], prefix tokens first, and what they stand for.
+        Parts [B, n, D] of the N - count tokens, prefix tokens first, and what they stand for.
 
     Example:
         >>> x = tf.reshape(tf.constant([0.0, 1.0, 1.0, 9.0]), [1, 4, 1])
         >>> angles = tf.stack([tf.cos(x[..., 0]), tf.sin(x[..., 0])], -1)
-        >>> merge(x, angles, unmerged(x), 0, 1)[0][0, :, 0].numpy().tolist()
+        >>> (joined,), _ = merge(x, angles, unmerged(x), 0, 1)
+        >>> joined[0, :, 0].numpy().tolist()
         [9.0, 0.0, 1.0]
     """
     first = num_prefix_tokens
@@ -141,7 +150,7 @@ def merge(
     seekers, partners = patches // 2, patches - patches // 2
     count = min(count, seekers)
     if not count:
-        return x, merged
+        return side_by_side(x, streams), merged
     metric = tf.math.l2_normalize(tf.cast(metric[:, first:], tf.float32), axis=-1)
     seeking, partner = metric[:, 1::2], metric[:, ::2]
     likeness = tf.matmul(seeking, partner, transpose_b=True)  # [B, seekers, partners]
@@ -160,41 +169,57 @@ def merge(
     order = np.where(order % 2, order // 2, seekers + order // 2) + first
     moved = tf.gather(by_kind, np.concatenate([np.arange(first), order]), axis=1)  # [B, N]
 
-    # One product takes every token there, in proportion to its size: fewer passes over the tokens
-    # than gathering and adding them.
-    goes = tf.one_hot(moved, x.shape[1] - count, dtype=x.dtype)  # [B, N, N - count]
-    sizes = tf.linalg.matvec(goes, merged.sizes, transpose_a=True)  # [B, N - count]
-    shares = merged.sizes / tf.gather(sizes, moved, batch_dims=1)  # [B, N]
-    joined = tf.matmul(goes * shares[..., None], x, transpose_a=True)
+    # One product takes every token there, as often as it counts: fewer passes over the tokens than
+    # gathering and adding them.
+    parts, sizes, start = [], [], 0
+    for length in stream_lengths(x.shape[1] - count, streams):
+        goes = tf.one_hot(moved - start, length, dtype=x.dtype)  # [B, N, n]
+        goes *= merged.sizes[..., None]
+        sizes.append(tf.reduce_sum(goes, axis=1))  # [B, n]
+        parts.append(tf.matmul(goes, x, transpose_a=True) / sizes[-1][..., None])
+        start += length
     places = tf.gather(moved, merged.places, batch_dims=1)
-    return joined, Merged(sizes, places, merged.fewer + count)
+    return parts, Merged(tf.concat(sizes, axis=1), places, merged.fewer + count)
 
 
 def merging_block(
-    block: FusedBlock, x: tf.Tensor, merged: Merged, num_prefix_tokens: int, count: int
-) -> tuple[tf.Tensor, Merged]:
+    block: FusedBlock,
+    streams: Sequence[tf.Tensor],
+    merged: Merged,
+    num_prefix_tokens: int,
+    count: int,
+) -> tuple[list[tf.Tensor], Merged]:
     """Apply an `EncoderBlock` that merges between its attention and its MLP.
 
     Similarity is that of the keys, in the mean over the heads (Table 1 of the paper).
 
     Args:
         block: of an `EncoderBlock`, with one `FusedAttention`.
-        x: tokens [B, N, D].
+        streams: parts of the tokens, [B, n, D].
         merged: what they stand for.
         num_prefix_tokens: that come before the patches.
         count: how many tokens less there shall be.
 
     Returns:
-        Tokens [B, N - count, D], and what they stand for.
+        As many parts of the N - count tokens, and what they stand for.
     """
-    width, length = x.shape[-1], x.shape[1]
-    attention, norm1 = block.attentions["attention"]
-    tokens = tf.reshape(x, [-1, width])  # [B * N, D]
-    normed = norm1(tokens)
-    q, k, v = attention.heads(normed, normed, length)  # [B, H, N, C] each
-    tokens = tokens + attention.attend(q, k, v, length, log_sizes=merged.log_sizes)[0]
-    x = tf.reshape(tokens, [-1, length, width])
-    x, merged = merge(x, tf.reduce_mean(k, axis=1), merged, num_prefix_tokens, count)
-    tokens = tf.reshape(x, [-1, width])
-    tokens = tokens + block.functions["mlp"](block.functions["norm2"](tokens))
-    return tf.reshape(tokens, [-1, x.shape[1], width]), merged
+    batch, width = tf.shape(streams[0])[0], streams[0].shape[-1]
+    length = sum(x.shape[1] for x in streams)
+    attention, _ = block.attentions["attention"]
+    norm1, norm2, mlp = (block.functions[name] for name in ("norm1", "norm2", "mlp"))
+    rows = [tf.reshape(x, [-1, width]) for x in streams]  # [B * n, D]
+    normed = [norm1(x) for x in rows]
+    queries, k, v = attention.heads(normed, normed, batch)
+    attended = []
+    for x, q, stream in zip(rows, queries, streams, strict=True):
+        y = x + attention.attend(q, k, v, length, log_sizes=merged.log_sizes)[0]
+        attended.append(tf.reshape(y, [batch, stream.shape[1], width]))
+    x = tf.concat(attended, axis=1)  # [B, N, D]
+    metric = tf.reduce_mean(k, axis=1)
+    parts, merged = merge(x, metric, merged, num_prefix_tokens, count, len(streams))
+    outputs = []
+    for part in parts:
+        x = tf.reshape(part, [-1, width])
+        x = x + mlp(norm2(x))
+        outputs.append(tf.reshape(x, [batch, part.shape[1], width]))
+    return outputs, merged

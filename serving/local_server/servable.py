@@ -1,6 +1,7 @@
 """One version of one model, loaded and ready to run."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from serving.configuration.batching import BatchingParameters
 from serving.local_server.batching import BatchScheduler
 from serving.local_server.metrics import Metrics
 from serving.local_server.status import invalid, raise_runtime_error
+from serving.threads import session_threads, usable_cores
 
 DEFAULT_SIGNATURE = "serving_default"
 
@@ -41,7 +43,13 @@ class Servable:
         self._scheduler: BatchScheduler | None = None
         self._graph = tf.Graph()
         # Only what is needed: another version, or the caller, may use the same device.
-        config = tf.compat.v1.ConfigProto(gpu_options={"allow_growth": True})
+        # Threads are those that the first session of the process asks for.
+        within, between = session_threads([Path(path)], usable_cores())
+        config = tf.compat.v1.ConfigProto(
+            gpu_options={"allow_growth": True},
+            intra_op_parallelism_threads=within,
+            inter_op_parallelism_threads=between,
+        )
         self._session = tf.compat.v1.Session(graph=self._graph, config=config)
         # TensorFlow 2's own loader is recommended everywhere but is not what TF Serving runs.
         with self._graph.as_default(), deprecation.silence():

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any
 
-CARD_FILE = "assets.extra/model_card.json"
+from serving.card_file import load_card
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +116,7 @@ def read_card(base: str | None, version: int) -> dict[str, Any] | None:
     if base is None or "://" in base:
         return None
     try:
-        card = json.loads((_directory(Path(base), version) / CARD_FILE).read_text())
+        card = load_card(_directory(Path(base), version))
         crop(card["preprocessing"], 1, 1)
         covered(card, Rectangle(0.0, 0.0, 1.0, 1.0), 1, 1)
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):

@@ -156,8 +156,9 @@ FLAGS = {
     "port", "rest_api_port", "rest_api_num_threads", "rest_api_timeout_in_ms", "model_config_file",
     "model_config_file_poll_wait_seconds", "enable_batching", "batching_parameters_file",
     "enable_per_model_batching_parameters", "monitoring_config_file",
-    "enable_grpc_healthcheck_service", "tensorflow_session_parallelism", "grpc_max_threads",
-    "grpc_channel_arguments", "file_system_poll_wait_seconds", "ssl_config_file",
+    "enable_grpc_healthcheck_service", "tensorflow_intra_op_parallelism",
+    "tensorflow_inter_op_parallelism", "grpc_max_threads", "grpc_channel_arguments",
+    "file_system_poll_wait_seconds", "ssl_config_file",
 }  # fmt: skip
 
 

@@ -228,7 +228,7 @@ def test_resources_are_the_same_in_both():
     resources = written.container["resources"]
     assert resources["requests"] == {"cpu": "1500m", "memory": "2560Mi"}
     assert resources["limits"] == {**resources["requests"], "nvidia.com/gpu": "1"}
-    assert "--tensorflow_session_parallelism=2" in written.container["args"]
+    assert "--tensorflow_intra_op_parallelism=2" in written.container["args"]
     compose = written.compose["deploy"]["resources"]
     assert compose["limits"] == {"cpus": "1.5", "memory": "2560m"}
     assert compose["reservations"]["devices"][0]["capabilities"] == ["gpu"]

@@ -74,10 +74,14 @@ def computed_operands(graph):
     return [op.name for op in products if op.inputs[1].op.name in dependent]
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
-def test_it_equals_the_model(options):
+@pytest.mark.parametrize(
+    ("options", "streams"),
+    [*((options, 2) for options in OPTIONS.values()), (OPTIONS["plain"], 1)],
+    ids=[*OPTIONS, "one stream"],
+)
+def test_it_equals_the_model(options, streams):
     model = make(options)
-    parts, given = fuse(model), images(model)
+    parts, given = fuse(model, streams=streams), images(model)
     spec = [tf.TensorSpec([None, *(model.image_size or (None, None)), 3])]
     for function, expected in (
         (parts.logits, model(given)),
@@ -99,7 +103,7 @@ def test_long_sequences_go_image_by_image(options, monkeypatch):
     expected = model(given)
     monkeypatch.setattr(layers, "LONG_SEQUENCE", 4)
     spec = [tf.TensorSpec([None, 32, 32, 3])]
-    answer = tf.function(fuse(model).logits, input_signature=spec)
+    answer = tf.function(fuse(model, streams=3).logits, input_signature=spec)
     np.testing.assert_allclose(answer(given), expected, atol=2e-5)
     names = {node.op for node in answer.get_concrete_function().graph.as_graph_def().node}
     assert {"While", "StatelessWhile"} & names
@@ -113,7 +117,7 @@ def test_tokens_that_the_head_does_not_see_cost_nothing():
     seen, tokens = 3 * 1, 3 * 17
     rows = [op.outputs[0].shape[0] for op in graph.get_operations() if op.type == "MatMul"]
     first = [tokens] * 4
-    assert rows == [*first, seen, tokens, *[seen] * 3, seen]
+    assert rows == [3 * 16, *first, tokens, seen, *[seen] * 3, seen]
 
 
 @pytest.mark.parametrize("options", [{}, {"gated_mlp": True}, {"scale_mlp_norm": True}])
@@ -123,7 +127,7 @@ def test_no_kernel_has_rows_of_half_pages(options):
     spec = [tf.TensorSpec([None, 32, 32, 3])]
     graph = tf.function(fuse(model).logits, input_signature=spec).get_concrete_function().graph
     products = [op for op in graph.get_operations() if op.type == "MatMul"]
-    assert len(products) == 2 * 4 + 1  # the last is the head
+    assert len(products) == 1 + 2 * 4 + 1  # the first makes the patches, the last is the head
     for product in products:
         assert product.get_attr("transpose_b") or product.outputs[0].shape[1] % 512
 
@@ -141,9 +145,10 @@ def optimised_nodes(path):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "weights"), [("float32", "trained"), ("bfloat16", "trained"), ("float32", "fresh")]
+    ("dtype", "weights", "streams"),
+    [("float32", "trained", 1), ("bfloat16", "trained", 1), ("float32", "fresh", 2)],
 )
-def test_the_optimiser_joins_what_it_can(tmp_path, dtype, weights):
+def test_the_optimiser_joins_what_it_can(tmp_path, dtype, weights, streams):
     """With oneDNN: bias, GELU and residual in the products, and each layer norm in one kernel.
 
     Also where every bias is still zero, which the optimiser would remove.
@@ -151,14 +156,17 @@ def test_the_optimiser_joins_what_it_can(tmp_path, dtype, weights):
     options = {"pooling": "avg", "depth": 2}
     fresh = VisionTransformer(**{"image_size": 32, "patch_size": 8, **BASE, **options})
     model = make(options) if weights == "trained" else fresh
-    nodes = optimised_nodes(export_model(model, tmp_path, dtype=dtype, batch_sizes=[2]).path)
+    export = export_model(model, tmp_path, dtype=dtype, batch_sizes=[2], streams=streams)
+    nodes = optimised_nodes(export.path)
     kernels = collections.Counter(node.op for node in nodes)
     if "_MklMatMul" not in kernels and "_MklNativeFusedMatMul" not in kernels:
         pytest.skip(f"no oneDNN for {dtype} here")
     norms = [node.attr["T"].type for node in nodes if node.op == "_MklLayerNorm"]
-    assert norms == [tf.as_dtype(dtype).as_datatype_enum] * 4, "casts stand around layer norms"
-    assert kernels["_MklSoftmax"] == 2 + 1  # the last is of the classes
-    assert kernels["_MklNativeFusedMatMul"] == 2 * 4 + 1
+    assert norms == [tf.as_dtype(dtype).as_datatype_enum] * 4 * streams, (
+        "casts stand around layer norms"
+    )
+    assert kernels["_MklSoftmax"] == 2 * streams + 1  # the last is of the classes
+    assert kernels["_MklNativeFusedMatMul"] == (1 + 2 * 4) * streams + 1
     assert not {"MatMul", "_MklMatMul", "BiasAdd", "Erf", "Erfc"} & set(kernels)
 
 
@@ -199,3 +207,34 @@ def test_packed_weights_give_the_same_answers(tmp_path):
     assert len(plain.files) == 9
     for name in plain.files:
         np.testing.assert_allclose(packed[name], plain[name], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "streams"),
+    [
+        ({}, 3),
+        ({"stem": {"type": "conv", "filters": [8], "strides": [2]}, "patch_size": 4}, 1),
+        ({"attention": "differential", "hidden_dim": 32}, 1),
+        ({"image_size": None, "position_grid": (4, 4)}, 1),
+    ],
+)
+def test_where_something_is_one_stream_everything_is(options, streams):
+    """A server gives one thread to each kernel only where no kernel has all the work."""
+    assert fuse(make(options), streams=3).streams == streams
+
+
+def test_streams_wait_for_each_other_once_in_a_block():
+    """The longest way through two blocks, counted in products: no stream waits twice."""
+    model = make({"depth": 2, "pooling": "avg"})
+    spec = [tf.TensorSpec([None, 32, 32, 3])]
+    for streams in (1, 2):
+        fused = tf.function(fuse(model, streams=streams).logits, input_signature=spec)
+        ops = fused.get_concrete_function().graph.get_operations()
+        products = [op for op in ops if op.type == "MatMul"]
+        assert len(products) == streams * (1 + 2 * 4) + 1
+        # Products that do not depend on each other run at the same time.
+        depth = {}
+        for op in ops:
+            before = max((depth[value.op.name] for value in op.inputs), default=0)
+            depth[op.name] = before + (op.type == "MatMul")
+        assert max(depth.values()) == 1 + 2 * 4 + 1

@@ -227,18 +227,3 @@ def test_the_real_server_is_missing(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ServeError, match=r"not on PATH.*--server local"):
         serve(tmp_path, server="tensorflow")
-
-
-@pytest.mark.parametrize("batching", [False, True])
-def test_the_calling_thread_computes_where_there_are_no_batches(monkeypatch, base, batching):
-    from keras_vit_cli import main
-    from serving.startup import CALLER_COMPUTES
-
-    found = []
-    monkeypatch.setenv(CALLER_COMPUTES, "")  # put back afterwards, whatever happens
-    monkeypatch.delenv(CALLER_COMPUTES)
-    monkeypatch.setattr(
-        "serving.server.serve", lambda *_, **__: found.append(os.environ.get(CALLER_COMPUTES))
-    )
-    main(["serve", str(base), *["--per-model-batching"] * batching])
-    assert found == [None if batching else "1"]

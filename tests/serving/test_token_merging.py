@@ -41,10 +41,12 @@ def reference(x, metric, sizes, prefix, count):
 def test_it_merges_what_the_authors_merge(prefix, length, count):
     random = np.random.default_rng(length)
     x, metric = random.normal(size=(2, 2, length + prefix, 5))
-    tokens, merged = tf.constant(x), unmerged(tf.constant(x))
-    tokens, merged = merge(tokens, tf.constant(metric), merged, prefix, count)
+    merged = unmerged(tf.constant(x))
+    (tokens,), merged = merge(tf.constant(x), tf.constant(metric), merged, prefix, count)
     second = random.normal(size=(2, tokens.shape[1], 5))
-    tokens, merged = merge(tokens, tf.constant(second), merged, prefix, 2)
+    parts, merged = merge(tokens, tf.constant(second), merged, prefix, 2, streams=3)
+    assert len(parts) == 3
+    tokens = tf.concat(parts, axis=1)
     for i in range(2):
         sizes = np.ones(length + prefix)
         expected, sizes, groups = reference(x[i], metric[i], sizes, prefix, min(count, length // 2))
@@ -78,7 +80,7 @@ def test_where_all_patches_are_equal_nothing_changes(options, count):
             variable.assign(tf.zeros_like(variable))
     patch = tf.random.stateless_normal([2, 8, 8, 3], [1, 2])
     given = tf.tile(patch, [1, model.image_size[0] // 8, model.image_size[1] // 8, 1])
-    parts = fuse(model, TokenMerging(count))
+    parts = fuse(model, TokenMerging(count), streams=2)
     np.testing.assert_allclose(parts.logits(given), model(given), atol=2e-5, rtol=1e-5)
     expected = model.representation_model()(given)
     np.testing.assert_allclose(parts.representation(given), expected, atol=2e-5, rtol=1e-5)

@@ -13,7 +13,7 @@ from serving.configuration.models import ModelConfig
 def configs(exported, renamed, tmp_path_factory):
     """Colours with two versions, a label and model cards, and plain ones, which have no card."""
     from keras_vit import Preprocessing
-    from serving.page.placement import CARD_FILE
+    from serving.card_file import CARD_FILE
 
     folder = tmp_path_factory.mktemp("page")
     shutil.copytree(exported, folder / "plain" / "1")

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from keras_vit import Preprocessing, VisionTransformer
+from serving.card_file import CARD_FILE
 from serving.model_card import Origin, model_card
-from serving.page.placement import CARD_FILE, Rectangle, covered, crop, read_card
+from serving.page.placement import Rectangle, covered, crop, read_card
 
 SPECS = [
     Preprocessing(224),
@@ -50,15 +51,15 @@ def test_pixels_that_are_left_over_lie_outside():
     whole = Rectangle(0.0, 0.0, 1.0, 1.0)
     arguments = {"hidden_dim": 16, "depth": 1, "num_heads": 2}
     model = VisionTransformer((27, 20), 8, allow_remainder=True, **arguments)
-    card = model_card(model, "float32", None, Origin())
+    card = model_card(model, "float32", None, 1, Origin())
     assert covered(card, whole, 3, 2) == Rectangle(0, 0, 16 / 20, 24 / 27)
     model = VisionTransformer((24, 16), 8, **arguments)
-    assert covered(model_card(model, "float32", None, Origin()), whole, 3, 2) == whole
+    assert covered(model_card(model, "float32", None, 1, Origin()), whole, 3, 2) == whole
 
 
 def test_cards(tmp_path):
     model = VisionTransformer(16, 8, hidden_dim=16, depth=1, num_heads=2)
-    card = json.loads(json.dumps(model_card(model, "float32", None, Origin())))
+    card = json.loads(json.dumps(model_card(model, "float32", None, 1, Origin())))
     file = tmp_path / "0007" / CARD_FILE
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps(card))
