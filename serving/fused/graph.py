@@ -77,7 +77,7 @@ def fuse(
     """
     if token_merging is not None:
         check_token_merging(model)
-    seen, scale = _tokens_seen(model), _stream_scale(model.blocks)
+    seen, scale = _tokens_seen(model), _token_scale(model.blocks)
     blocks = [FusedBlock(b, seen if b is model.blocks[-1] else None, scale) for b in model.blocks]
     # Where a part of the work would still be one kernel after the other, threads share the kernels.
     if model.has_stem or not all(block.divisible for block in blocks) or model.image_size is None:
@@ -162,7 +162,7 @@ def _tokens_seen(model: VisionTransformer) -> int | None:
     return None
 
 
-def _stream_scale(blocks: Sequence[Any]) -> float:
+def _token_scale(blocks: Sequence[Any]) -> float:
     """The factor on the tokens between the blocks with which `fused_norm` is exact."""
     norms = [layer for block in blocks for layer in block_norms(block)]
     epsilons = {norm.epsilon for norm in norms}
