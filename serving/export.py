@@ -101,7 +101,10 @@ def export_model(
         raise ValueError(f"top_k must be at least 1, not {top_k}.")
     streams = STREAMS[dtype] if streams is None else streams
     if streams < 1:
-        raise ValueError(f"streams must be at least 1, not {streams}.")
+        raise ValueError(
+            f"streams must be at least 1, not {streams}: give the number of the server's cores, or "
+            f"leave it out."
+        )
     batching = _batching_parameters(batch_sizes)
     base = Path(base).absolute()
     _target(base, version)

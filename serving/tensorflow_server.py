@@ -88,16 +88,20 @@ def _page_models(plan: Plan) -> list[PageModel]:
 def _flags(plan: Plan, folder: Path) -> list[str]:
     """What the real server is told, with files of ours in a folder."""
     seconds = max(1, round(plan.poll_seconds))
-    bases = (Path(model.base_path) for model in plan.models)
-    within, between = session_threads(
-        [version for base in bases for version in version_paths(base)], usable_cores()
-    )
     flags = [
-        f"--tensorflow_intra_op_parallelism={within}",
-        f"--tensorflow_inter_op_parallelism={between}",
         f"--file_system_poll_wait_seconds={seconds}",
         "--enable_grpc_healthcheck_service=true",
     ]
+
+    bases = [Path(model.base_path) for model in plan.models]
+    # A directory without versions stands for itself: nobody knows what will lie there.
+    versions = [version for base in bases for version in version_paths(base) or [base]]
+    within, between = session_threads(versions, usable_cores())
+    if within < between:  # otherwise TensorFlow chooses, and its environment variables hold
+        flags += [
+            f"--tensorflow_intra_op_parallelism={within}",
+            f"--tensorflow_inter_op_parallelism={between}",
+        ]
 
     def file(name: str, text: str) -> str:
         path = folder / name

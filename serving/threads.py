@@ -33,8 +33,9 @@ def session_threads(versions: Iterable[Path], cores: int) -> tuple[int, int]:
         >>> session_threads([], cores=4)
         (4, 4)
     """
-    streams = {load_card(version).get("streams") for version in versions}
-    return (1 if streams == {cores} else cores), cores
+    streams = [load_card(version).get("streams") for version in versions]
+    a_thread_each = bool(streams) and all(number == cores for number in streams)
+    return (1 if a_thread_each else cores), cores
 
 
 def usable_cores() -> int:
@@ -53,7 +54,7 @@ def version_paths(base: Path) -> list[Path]:
     """The versions that lie in a model's directory.
 
     Args:
-        base: the directory; one that cannot be listed, such as a bucket's address, has none.
+        base: the directory; one that is not on this machine, such as a bucket's address, has none.
 
     Returns:
         Directories whose names are numbers.

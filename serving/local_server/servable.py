@@ -43,13 +43,12 @@ class Servable:
         self._scheduler: BatchScheduler | None = None
         self._graph = tf.Graph()
         # Only what is needed: another version, or the caller, may use the same device.
-        # Threads are those that the first session of the process asks for.
+        config = tf.compat.v1.ConfigProto(gpu_options={"allow_growth": True})
         within, between = session_threads([Path(path)], usable_cores())
-        config = tf.compat.v1.ConfigProto(
-            gpu_options={"allow_growth": True},
-            intra_op_parallelism_threads=within,
-            inter_op_parallelism_threads=between,
-        )
+        if within < between:  # otherwise TensorFlow chooses, and its environment variables hold
+            # They are those that the first session of the process asks for.
+            config.intra_op_parallelism_threads = within
+            config.inter_op_parallelism_threads = between
         self._session = tf.compat.v1.Session(graph=self._graph, config=config)
         # TensorFlow 2's own loader is recommended everywhere but is not what TF Serving runs.
         with self._graph.as_default(), deprecation.silence():

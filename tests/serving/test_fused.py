@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from keras_vit import VisionTransformer, attention_rollout
+from serving.card_file import load_card
 from serving.export import export_model
 from serving.fused import fuse, layers
 
@@ -157,6 +158,7 @@ def test_the_optimiser_joins_what_it_can(tmp_path, dtype, weights, streams):
     fresh = VisionTransformer(**{"image_size": 32, "patch_size": 8, **BASE, **options})
     model = make(options) if weights == "trained" else fresh
     export = export_model(model, tmp_path, dtype=dtype, batch_sizes=[2], streams=streams)
+    assert load_card(export.path)["streams"] == streams
     nodes = optimised_nodes(export.path)
     kernels = collections.Counter(node.op for node in nodes)
     if "_MklMatMul" not in kernels and "_MklNativeFusedMatMul" not in kernels:

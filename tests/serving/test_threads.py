@@ -33,6 +33,7 @@ def write(base, cards):
         (['{"streams": 2}', '{"streams": 1}'], 2, 2),
         (['{"streams": 2}', None], 2, 2),
         (['{"streams": 2}', "[]"], 2, 2),
+        (['{"streams": [2]}'], 2, 2),
         (["no JSON", "{}"], 2, 2),
         ([], 2, 2),
     ],
@@ -45,11 +46,17 @@ def test_both_servers_are_told(tmp_path, monkeypatch):
     base = tmp_path / "m"
     write(base, [json.dumps({"streams": 2})])
     monkeypatch.setattr("serving.tensorflow_server.usable_cores", lambda: 2)
-    plan = Plan(
-        [ModelConfig("m", str(base))], None, 0, None, "", 1.0, None, MonitoringConfig(), None
-    )
+
+    def flags(*bases):
+        models = [ModelConfig("m", str(base)) for base in bases]
+        plan = Plan(models, tmp_path, 0, None, "", 1.0, None, MonitoringConfig(), None)
+        return _flags(plan, tmp_path)
+
     wanted = {"--tensorflow_intra_op_parallelism=1", "--tensorflow_inter_op_parallelism=2"}
-    assert wanted <= set(_flags(plan, tmp_path))
+    assert wanted <= set(flags(base))
+    # What will lie in a bucket, or in an empty directory, is not known.
+    for other in ("gs://bucket/m", tmp_path / "empty"):
+        assert not [flag for flag in flags(base, other) if "_op_parallelism" in flag]
     assert wanted <= set(Deployment(base, "m", cpus=1.5).server_arguments())
-    two = {"--tensorflow_intra_op_parallelism=4", "--tensorflow_inter_op_parallelism=4"}
-    assert two <= set(Deployment(base, "m", cpus=4).server_arguments())
+    shared = {"--tensorflow_intra_op_parallelism=4", "--tensorflow_inter_op_parallelism=4"}
+    assert shared <= set(Deployment(base, "m", cpus=4).server_arguments())
