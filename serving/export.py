@@ -111,9 +111,8 @@ def export_model(
     if token_merging is not None:
         check_token_merging(model)
     copy = serving_copy(model, dtype)
-    served = ServedModel(
-        copy, top_k, token_merging, streams
-    )  # keeps the weights that the signatures use
+    # Keeps the weights that the signatures use.
+    served = ServedModel(copy, top_k, token_merging, streams)
     signatures = served.signatures()
     with staging_directory(base) as directory:
         write_saved_model(directory, signatures, copy.preprocessing.fingerprint)

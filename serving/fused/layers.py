@@ -88,11 +88,12 @@ class FusedAttention:
         heads = [self._heads(last(x), batch) for x in asked]  # (q,) k and v of each
         queries = [self._heads(product(x), batch)[0] for product in first for x in asking]
         queries = queries or [q for q, _, _ in heads]
-        k, v = (_join(parts) for parts in list(zip(*heads, strict=True))[-2:])
+        *_, keys, values = map(list, zip(*heads, strict=True))
         if self._norms is not None:
-            scale = tf.cast(self._scale, k.dtype)
-            queries, k = [self._norms[0](q) * scale for q in queries], self._norms[1](k)
-        return queries, k, v
+            scale = tf.cast(self._scale, queries[0].dtype)
+            queries = [self._norms[0](q) * scale for q in queries]
+            keys = [self._norms[1](k) for k in keys]
+        return queries, tf.concat(keys, axis=2), tf.concat(values, axis=2)
 
     def attend(
         self,
@@ -138,11 +139,6 @@ def _attend(
     return tf.map_fn(
         lambda one: attend(*one), given, parallel_iterations=1, fn_output_signature=spec
     )
-
-
-def _join(parts: Sequence[tf.Tensor]) -> tf.Tensor:
-    """The heads of several streams, [B, H, n, C] each, to [B, H, N, C]."""
-    return tf.concat(parts, axis=2) if len(parts) > 1 else parts[0]
 
 
 class UnfusedAttention:
