@@ -304,8 +304,11 @@ class VisionTransformer(keras.Model):
         token_mean = keras.layers.Average(name="token_mean")
         head_mean = keras.layers.Average(dtype="float32", name="logits")
 
-        def finish(x: Any) -> tuple[Any, Any, Any]:
-            """What is pooled [B, N, D], the representation [B, D] and the logits [B, classes]."""
+        def finish(x: Any) -> tuple[Any, Any, Any, list[Any]]:
+            """What is pooled [B, N, D], representation [B, D], logits [B, classes] and each head's.
+
+            All but the first are the same for the first `tokens_seen` tokens alone.
+            """
             if last_norm and not fc_norm:
                 x = last_norm(x)
             pooled = pool(x)  # [B, D]
@@ -317,10 +320,11 @@ class VisionTransformer(keras.Model):
             representation = token_mean(vectors) if distillation_head else pooled
             logits = [head(vector) for head, vector in zip(heads, vectors, strict=False)]
             if not logits:
-                return x, representation, representation
-            return x, representation, head_mean(logits) if distillation_head else logits[0]
+                return x, representation, representation, [representation]
+            mean = head_mean(logits) if distillation_head else logits[0]
+            return x, representation, mean, logits
 
-        pooling_input, representation, logits = finish(x)
+        pooling_input, representation, logits, _ = finish(x)
         super().__init__(inputs=images, outputs=logits, name=name)
 
         # === Config ===
@@ -334,6 +338,9 @@ class VisionTransformer(keras.Model):
         self.num_classes = num_classes
         self.num_prefix_tokens = prefix_tokens.num_tokens
         self.has_distillation_head = distillation_head
+        self.tokens_seen = None
+        if pooling == "token":
+            self.tokens_seen = 2 if distillation_head else 1
         self.has_stem = stem_layer is not None
         self.blocks = blocks
         self._representation = representation
@@ -440,6 +447,24 @@ class VisionTransformer(keras.Model):
             TensorShape([1, 16])
         """
         return keras.Model(self.input, self._representation, name=f"{self.name}_representation")
+
+    def heads_model(self) -> keras.Model:
+        """The same layers to the logits of each head, without work on tokens that no head sees.
+
+        Where the pooling is "token" the last block computes queries, projection and MLP for the
+        first tokens alone: of twelve blocks a fourteenth of all operations.
+
+        Returns:
+            A `keras.Model` that shares the weights: images [B, H, W, C] -> logits
+            [B, num_classes], a list of them with a distillation head.
+
+        Example:
+            >>> model = VisionTransformer(32, 8, hidden_dim=16, depth=1, num_heads=2, num_classes=3)
+            >>> model.heads_model()(keras.ops.zeros([1, 32, 32, 3])).shape
+            TensorShape([1, 3])
+        """
+        x = self.blocks[-1](self._block_inputs[-1], seen=self.tokens_seen)
+        return keras.Model(self.input, self._finish(x)[3], name=f"{self.name}_heads")
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, with the preprocessing and the labels of now."""

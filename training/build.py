@@ -19,6 +19,7 @@ from training.losses import Distillation, make_loss
 from training.optimization.optimizer import make_optimizer
 from training.optimization.rules import parameter_table
 from training.sharpness import Sharpness
+from training.strategy import streams_of_batch
 from training.train_step import TrainedModel
 
 # What a checkpoint decides.
@@ -167,6 +168,7 @@ def build_trained(
         distillation=_distillation(model, recipe.distillation, report),
         jit_compile=recipe.jit_compile,
         noise_scale=recipe.noise_scale,
+        streams=streams_of_batch(),
         seed=recipe.seed,
     )
     trained.compile(

@@ -49,6 +49,8 @@ class GradientFunction:
         accumulation: micro-batches that a share is cut into, one after the other. Default 1.
         jit_compile: whether XLA compiles the computation of a micro-batch. Default False.
         measure_norm: whether the norm of each micro-batch's gradient is measured. Default False.
+        streams: parts of a micro-batch that are computed at the same time, where the batch has a
+            fixed size, XLA does not compile, and the model has no running statistics. Default 1.
 
     Example:
         >>> model = keras.Sequential([keras.Input([2]), keras.layers.Dense(3)])
@@ -68,8 +70,9 @@ class GradientFunction:
         accumulation: int = 1,
         jit_compile: bool = False,
         measure_norm: bool = False,
+        streams: int = 1,
     ) -> None:
-        self._model = model
+        self.model = model
         self._measure_norm = measure_norm
         self._losses = losses
         self._accumulation = accumulation
@@ -78,6 +81,7 @@ class GradientFunction:
         self._seeds = [v for v in states if _is_seed(v)]
         # What else a forward pass changes: the running means of batch norms.
         self.statistics = [v for v in states if not _is_seed(v) and _is_running(v)]
+        self._streams = 1 if self.statistics or jit_compile else streams
         self._one: Any = self._micro_batch
         if jit_compile:
             self._one = tf.function(self._micro_batch, jit_compile=True, autograph=False)
@@ -122,6 +126,37 @@ class GradientFunction:
     def _micro_batch(
         self, values: Tensors, statistics: Tensors, seed: tf.Tensor, batch: Batch, factor: tf.Tensor
     ) -> Result:
+        size, streams = batch.weights.shape[0], self._streams
+        if streams == 1 or size is None or size < streams:
+            result = self._stream(values, statistics, seed, batch, factor)
+        else:
+            # Nothing that one computes goes into another: TensorFlow runs them side by side.
+            lengths = [(size + index) // streams for index in range(streams)]
+            parts = zip(*(tf.split(part, lengths) for part in batch), strict=True)
+            results = [
+                self._stream(
+                    values,
+                    statistics,
+                    tf.random.experimental.stateless_fold_in(seed, index),
+                    Batch(*part),
+                    factor,
+                )
+                for index, part in enumerate(parts)
+            ]
+            every = zip(*(one.gradients for one in results), strict=True)
+            sums = tf.add_n([one.sums for one in results])
+            result = Result([tf.add_n(gradients) for gradients in every], sums, statistics)
+        squared = tf.zeros([])
+        if self._measure_norm:
+            weight = result.sums[2]
+            squared = tf.math.divide_no_nan(squared_norm(result.gradients) / factor**2, weight)
+        sums = tf.concat([result.sums, [squared]], axis=0)
+        return result._replace(sums=sums)
+
+    def _stream(
+        self, values: Tensors, statistics: Tensors, seed: tf.Tensor, batch: Batch, factor: tf.Tensor
+    ) -> Result:
+        """As `__call__`, without the last of the sums."""
         seeds = [
             tf.cast(tf.random.experimental.stateless_fold_in(seed, index), variable.dtype)
             for index, variable in enumerate(self._seeds)
@@ -134,7 +169,7 @@ class GradientFunction:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
             with keras.StatelessScope(mapping) as scope:
-                outputs = self._model(batch.images, training=True)
+                outputs = self.model(batch.images, training=True)
             outputs = [tf.cast(output, tf.float32) for output in tf.nest.flatten(outputs)]
             losses = self._losses(batch, outputs)  # [b]
             total = tf.reduce_sum(losses * batch.weights)
@@ -143,15 +178,9 @@ class GradientFunction:
             scaled, values, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
         statistics = [scope.get_current_value(variable) for variable in self.statistics]
-        weight = tf.reduce_sum(batch.weights)
-        squared = squared_norm(gradients) / factor**2 if self._measure_norm else tf.zeros([])
-        sums = [
-            total,
-            tf.reduce_sum(hits(batch.targets, outputs[0]) * batch.weights),
-            weight,
-            tf.math.divide_no_nan(squared, weight),
-        ]
-        return Result(gradients, tf.stack(sums), statistics)
+        hit = tf.reduce_sum(hits(batch.targets, outputs[0]) * batch.weights)
+        sums = tf.stack([total, hit, tf.reduce_sum(batch.weights)])
+        return Result(gradients, sums, statistics)
 
 
 def squared_norm(tensors: Tensors) -> tf.Tensor:

@@ -56,6 +56,8 @@ class TrainedModel(keras.Model):
         noise_scale: whether the gradient noise scale is estimated ("An Empirical Model of
             Large-Batch Training", McCandlish et al., 2018); needs accumulation or several replicas.
             Default False.
+        streams: parts of each replica's share that are computed at the same time, see
+            `GradientFunction`. Default 1.
         seed: of dropout and stochastic depth. Default 0.
 
     Example:
@@ -76,6 +78,7 @@ class TrainedModel(keras.Model):
         distillation: Distillation | None = None,
         jit_compile: bool = False,
         noise_scale: bool = False,
+        streams: int = 1,
         seed: int = 0,
     ) -> None:
         super().__init__(name="trained_model")
@@ -95,7 +98,12 @@ class TrainedModel(keras.Model):
             )
         self._seed = seed
         self._gradient = GradientFunction(
-            _with_every_head(model), self._example_losses, accumulation, jit_compile, noise_scale
+            model.heads_model(),
+            self._example_losses,
+            accumulation,
+            jit_compile,
+            noise_scale,
+            streams,
         )
         self.train_sums = self._sums_variable("train_sums", len(_TRAIN))
         self.test_sums = self._sums_variable("test_sums", len(_TEST))
@@ -122,7 +130,7 @@ class TrainedModel(keras.Model):
     def _example_losses(self, batch: Batch, outputs: Tensors) -> tf.Tensor:
         # Without a teacher every head learns from the targets, through the mean of their logits.
         if self._distillation is None:
-            return self._criterion(batch.targets, tf.add_n(outputs) / len(outputs))  # [b]
+            return self._criterion(batch.targets, _mean(outputs))  # [b]
         losses = self._criterion(batch.targets, outputs[0])
         return self._distillation.blend(losses, batch.images, outputs[-1])
 
@@ -211,7 +219,8 @@ class TrainedModel(keras.Model):
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
         """One evaluation step; arguments as of `train_step`, the result is for `test_sums`."""
         images, targets, weights = data
-        logits = tf.cast(self(images, training=False), tf.float32)  # [b, classes]
+        outputs = self._gradient.model(images, training=False)
+        logits = _mean(tf.nest.flatten(outputs))  # [b, classes]
         losses = make_loss("softmax")(targets, logits)
         columns = [
             losses,
@@ -358,13 +367,9 @@ class TrainedModel(keras.Model):
                 variable.assign(weight)
 
 
-def _with_every_head(model: VisionTransformer) -> keras.Model:
-    """The model with the logits of each of its heads, before their mean."""
-    names = [layer.name for layer in model.layers]
-    heads = [name for name in ("head", "distillation_head") if name in names]
-    if len(heads) < 2:
-        return model
-    return keras.Model(model.input, [model.get_layer(name).output for name in heads])
+def _mean(logits: Tensors) -> tf.Tensor:
+    """The mean of what the heads give [B, classes], in float32."""
+    return tf.add_n([tf.cast(one, tf.float32) for one in logits]) / len(logits)
 
 
 def _scales_loss(optimizer: keras.optimizers.Optimizer) -> bool:

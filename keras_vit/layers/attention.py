@@ -109,19 +109,24 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         if self.norm is not None:
             self.norm.build(input_shape)
 
-    def call(self, x: Any, training: bool | None = None, weights: Any = None) -> Any:
-        """Tokens [B, N, D] -> [B, N, D].
+    def call(
+        self, x: Any, training: bool | None = None, weights: Any = None, seen: int | None = None
+    ) -> Any:
+        """Tokens [B, N, D] -> [B, N, D], or [B, seen, D].
 
         Args:
             x: tokens [B, N, D].
             training: whether dropout acts. Default: Keras decides.
             weights: attention weights [B, H, N, N] to take in the place of `attention_weights(x)`.
                 Default None.
+            seen: let only so many tokens attend, from the first. Default None: all.
         """
         q, k, v = self._query_key_value(x)
         if weights is None:
-            weights = self._weights(q, k, training)
-        weights = self.attention_dropout(weights, training=training)  # [B, H, N, N]
+            weights = self._weights(first_tokens(q, seen, axis=2), k, training)
+        else:
+            weights = first_tokens(weights, seen, axis=2)
+        weights = self.attention_dropout(weights, training=training)  # [B, H, N or seen, N]
         return self._project(self._values(weights, v), training)
 
     def attention_weights(self, x: Any) -> Any:
@@ -138,8 +143,10 @@ class MultiHeadSelfAttention(keras.layers.Layer):
 
     def _query_key_value(self, x: Any) -> tuple[Any, Any, Any]:
         """Tokens [B, N, D] to three tensors [B, H, N, D/H]."""
-        qkv = self._split(self.qkv(x), 3 * self.num_heads)  # [B, 3H, N, D/H]
-        q, k, v = keras.ops.split(qkv, 3, axis=1)
+        length = x.shape[1] if x.shape[1] is not None else keras.ops.shape(x)[1]
+        qkv = keras.ops.reshape(self.qkv(x), (-1, length, 3, self.num_heads, self.head_dim))
+        # The three lie one after the other in memory, and need no copies of their own.
+        q, k, v = keras.ops.unstack(keras.ops.transpose(qkv, (2, 0, 3, 1, 4)))
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         return q, k, v
@@ -193,6 +200,24 @@ class MultiHeadSelfAttention(keras.layers.Layer):
             "dropout_rate": self.dropout_rate,
             **self._norm_arguments,
         }
+
+
+def first_tokens(x: Any, seen: int | None, axis: int = 1) -> Any:
+    """The first tokens of all.
+
+    Args:
+        x: any tensor that has an axis of tokens.
+        seen: how many; None for all.
+        axis: that the tokens lie along, above 0. Default 1.
+
+    Returns:
+        `x` with `seen` entries along the axis.
+
+    Example:
+        >>> first_tokens(keras.ops.zeros([1, 10, 8]), 2).shape
+        TensorShape([1, 2, 8])
+    """
+    return x if seen is None else x[(*[slice(None)] * axis, slice(seen))]
 
 
 def check_num_heads(hidden_dim: int, num_heads: int) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_vit.layers.attention import MultiHeadSelfAttention
+from keras_vit.layers.attention import MultiHeadSelfAttention, first_tokens
 from keras_vit.layers.differential_attention import DifferentialAttention
 from keras_vit.layers.drop_path import DropPath
 from keras_vit.layers.mlp import MLP
@@ -120,25 +120,31 @@ class EncoderBlock(keras.layers.Layer):
             if not layer.built:
                 layer.build(input_shape)
 
-    def call(self, x: Any, training: bool | None = None, weights: Any = None) -> Any:
-        """Tokens [B, N, D] -> [B, N, D].
+    def call(
+        self, x: Any, training: bool | None = None, weights: Any = None, seen: int | None = None
+    ) -> Any:
+        """Tokens [B, N, D] -> [B, N, D], or [B, seen, D].
 
         Args:
             x: tokens [B, N, D].
             training: whether dropout and stochastic depth act. Default: Keras decides.
             weights: attention weights to take in the place of `attention_weights(x)`, of the same
                 shape: what the block computes as a function of its attention. Default None.
+            seen: give only so many tokens, from the first, and compute nothing for the others
+                but what those attend to. Default None: all.
         """
         if training and self.remat and weights is None:
-            return rematerialize(self, lambda x: self._transform(x, training, None), x)
-        return self._transform(x, training, weights)
+            return rematerialize(self, lambda x: self._transform(x, training, None, seen), x)
+        return self._transform(x, training, weights, seen)
 
-    def _transform(self, x: Any, training: bool | None, weights: Any) -> Any:
+    def _transform(
+        self, x: Any, training: bool | None, weights: Any, seen: int | None = None
+    ) -> Any:
         branch = self.attention(
-            self.norm1(x, training=training), training=training, weights=weights
+            self.norm1(x, training=training), training=training, weights=weights, seen=seen
         )
         branch = self.scale1(branch)
-        x = x + self.drop_path1(branch, training=training)
+        x = first_tokens(x, seen) + self.drop_path1(branch, training=training)
         branch = self.scale2(self.mlp(self.norm2(x, training=training), training=training))
         return x + self.drop_path2(branch, training=training)
 
@@ -156,6 +162,13 @@ class EncoderBlock(keras.layers.Layer):
     def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """The shape does not change."""
         return input_shape
+
+    def compute_output_spec(
+        self, x: Any, training: bool | None = None, weights: Any = None, seen: int | None = None
+    ) -> keras.KerasTensor:
+        """What `call` gives for symbolic tokens."""
+        batch, length, width = x.shape
+        return keras.KerasTensor((batch, seen or length, width), self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -245,10 +258,12 @@ class PostNormBlock(EncoderBlock):
             for norm in (self.norm1, self.norm2):
                 norm.gamma_initializer = keras.initializers.Constant(self._arguments["init_values"])
 
-    def _transform(self, x: Any, training: bool | None, weights: Any) -> Any:
-        branch = self.attention(x, training=training, weights=weights)
+    def _transform(
+        self, x: Any, training: bool | None, weights: Any, seen: int | None = None
+    ) -> Any:
+        branch = self.attention(x, training=training, weights=weights, seen=seen)
         branch = self.norm1(branch, training=training)
-        x = x + self.drop_path1(branch, training=training)
+        x = first_tokens(x, seen) + self.drop_path1(branch, training=training)
         branch = self.norm2(self.mlp(x, training=training), training=training)
         return x + self.drop_path2(branch, training=training)
 
@@ -282,11 +297,13 @@ class ParallelBlock(EncoderBlock):
         self.scale1 = self._scale("scale1")
         self.drop_path1 = self._drop_path("drop_path1")
 
-    def _transform(self, x: Any, training: bool | None, weights: Any) -> Any:
+    def _transform(
+        self, x: Any, training: bool | None, weights: Any, seen: int | None = None
+    ) -> Any:
         y = self.norm1(x, training=training)
-        branch = self.attention(y, training=training, weights=weights)
-        branch = branch + self.mlp(y, training=training)
-        return x + self.drop_path1(self.scale1(branch), training=training)
+        branch = self.attention(y, training=training, weights=weights, seen=seen)
+        branch = branch + self.mlp(first_tokens(y, seen), training=training)
+        return first_tokens(x, seen) + self.drop_path1(self.scale1(branch), training=training)
 
 
 @keras.saving.register_keras_serializable("keras_vit")
@@ -314,15 +331,16 @@ class TwinBlock(EncoderBlock):
         self.scale4 = self._scale("scale4")
         self.drop_path4 = self._drop_path("drop_path4")
 
-    def _transform(self, x: Any, training: bool | None, weights: Any) -> Any:
+    def _transform(
+        self, x: Any, training: bool | None, weights: Any, seen: int | None = None
+    ) -> Any:
         own = (None, None) if weights is None else keras.ops.split(weights, 2, axis=1)
-        first = self.scale1(
-            self.attention(self.norm1(x, training=training), training=training, weights=own[0])
-        )
-        second = self.scale3(
-            self.attention2(self.norm3(x, training=training), training=training, weights=own[1])
-        )
-        x = x + (
+        y = self.norm1(x, training=training)
+        first = self.attention(y, training=training, weights=own[0], seen=seen)
+        y = self.norm3(x, training=training)
+        second = self.attention2(y, training=training, weights=own[1], seen=seen)
+        first, second = self.scale1(first), self.scale3(second)
+        x = first_tokens(x, seen) + (
             self.drop_path1(first, training=training) + self.drop_path3(second, training=training)
         )
         first = self.scale2(self.mlp(self.norm2(x, training=training), training=training))

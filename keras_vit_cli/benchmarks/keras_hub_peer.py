@@ -34,7 +34,7 @@ def build(task: Task) -> tuple[Step, dict[str, Any]]:
     if task.kind not in ("inference", "training"):
         raise ValueError(f"no {task.kind}")
     tf.config.threading.set_intra_op_parallelism_threads(task.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(task.threads)
     if task.dtype == "bfloat16":
         policy = "mixed_bfloat16" if task.kind == "training" else "bfloat16"
         keras.config.set_dtype_policy(policy)

@@ -33,9 +33,8 @@ def build(task: Task) -> tuple[Step, dict[str, Any]]:
         The step, and what there is to say about it.
     """
     tf.config.threading.set_intra_op_parallelism_threads(task.threads)
-    # Reading files waits, and goes on beside: it has the threads between operations.
-    between = task.threads if task.kind == "input" else 1
-    tf.config.threading.set_inter_op_parallelism_threads(between)
+    # As TensorFlow has it by itself; sessions have their own, and the process no other cores.
+    tf.config.threading.set_inter_op_parallelism_threads(task.threads)
     kinds = {"inference": _inference, "images": _images, "training": _training, "input": _input}
     return kinds[task.kind](task)
 
@@ -137,13 +136,15 @@ def _training(task: Task) -> tuple[Step, dict[str, Any]]:
     import keras
 
     from training.optimization.synchronized import synchronized
+    from training.strategy import streams_of_batch
     from training.train_step import TrainedModel
 
     dtype = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[task.dtype]
     model = keras_vit.create_model(task.model, image_size=task.image_size, dtype=dtype)
     for block in model.blocks:
         block.remat = task.options["remat"]
-    trained = TrainedModel(model, clip_norm=1.0, jit_compile=task.options["jit_compile"])
+    compiled, streams = task.options["jit_compile"], streams_of_batch()
+    trained = TrainedModel(model, clip_norm=1.0, jit_compile=compiled, streams=streams)
     adamw = synchronized(keras.optimizers.AdamW)(1e-4, weight_decay=0.05)
     trained.compile(adamw, jit_compile=False)
     random = np.random.default_rng(1)

@@ -32,6 +32,7 @@ def main(name: str, task: Task) -> None:
     def answer(**values: Any) -> None:
         answers.write(json.dumps(values) + "\n")
 
+    _keep_to_cores(task.threads)
     start = time.perf_counter()
     _, module, function = CONTENDERS[name]
     try:
@@ -49,6 +50,12 @@ def main(name: str, task: Task) -> None:
             step()
             seconds.append(time.perf_counter() - begin)
         answer(seconds=seconds, peak_megabytes=_peak_megabytes())
+
+
+def _keep_to_cores(count: int) -> None:
+    """Leave this process so many cores, however many threads a library starts."""
+    if hasattr(os, "sched_setaffinity"):  # not on every system
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
 
 
 def _peak_megabytes() -> float:

@@ -24,7 +24,6 @@ from keras_vit.layers import (
     LayerNorm,
     MultiHeadSelfAttention,
     PostNormBlock,
-    TokenPooling,
 )
 from serving.fused.block import FusedBlock, block_norms
 from serving.fused.layers import KERNEL_EPSILON, Function
@@ -77,7 +76,7 @@ def fuse(
     """
     if token_merging is not None:
         check_token_merging(model)
-    seen, scale = _tokens_seen(model), _token_scale(model.blocks)
+    seen, scale = model.tokens_seen, _token_scale(model.blocks)
     blocks = [FusedBlock(b, seen if b is model.blocks[-1] else None, scale) for b in model.blocks]
     # Where a part of the work would still be one kernel after the other, threads share the kernels.
     if model.has_stem or not all(block.divisible for block in blocks) or model.image_size is None:
@@ -152,14 +151,6 @@ def check_token_merging(model: VisionTransformer) -> None:
             "Token merging needs to know the number of tokens, but this model takes images of any "
             "size: give image_size."
         )
-
-
-def _tokens_seen(model: VisionTransformer) -> int | None:
-    """How many tokens, from the first, the head sees; None for all."""
-    pooling = model.get_layer("pooling")
-    if isinstance(pooling, TokenPooling) and pooling.pooling == "token":
-        return 2 if model.has_distillation_head else 1
-    return None
 
 
 def _token_scale(blocks: Sequence[Any]) -> float:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from training.gradients import Batch, GradientFunction
 from training.losses import make_loss
 from training.optimization.synchronized import LossScaleOptimizer, synchronized
 from training.sharpness import Sharpness
@@ -47,13 +48,17 @@ def gradient(model, images, targets):
 
 @pytest.mark.parametrize("clip_norm", [0.01, None])
 @pytest.mark.parametrize("accumulation", [1, 4])
-def test_sgd_moves_against_the_clipped_gradient(tiny_model, batch, clip_norm, accumulation):
+@pytest.mark.parametrize("streams", [1, 2])
+def test_sgd_moves_against_the_clipped_gradient(
+    tiny_model, batch, clip_norm, accumulation, streams
+):
     model = tiny_model()
     before = [np.asarray(v) for v in model.trainable_variables]
     loss, gradients = gradient(model, *batch)
     norm = np.sqrt(sum((g**2).sum() for g in gradients))
     scale = 1 if clip_norm is None else min(1, clip_norm / norm)
-    logs = fit(compiled(model, clip_norm=clip_norm, accumulation=accumulation), *batch)
+    options = {"clip_norm": clip_norm, "accumulation": accumulation, "streams": streams}
+    logs = fit(compiled(model, **options), *batch)
     assert logs["loss"][0] == pytest.approx(loss, rel=1e-5)
     assert logs["gradient_norm"][0] == pytest.approx(norm, rel=1e-4)
     for old, g, variable in zip(before, gradients, model.trainable_variables, strict=True):
@@ -154,7 +159,8 @@ def test_gsam_takes_the_orthogonal_part_away(tiny_model, batch):
     np.testing.assert_allclose(flat(model), before - (robust - 0.4 * orthogonal), atol=2e-5)
 
 
-def test_the_noise_scale_is_that_of_the_micro_batches(tiny_model, batch):
+@pytest.mark.parametrize("streams", [1, 2])
+def test_the_noise_scale_is_that_of_the_micro_batches(tiny_model, batch, streams):
     images, targets = batch
     model = tiny_model()
     parts = [gradient(model, images[i : i + 2], targets[i : i + 2])[1] for i in range(0, 8, 2)]
@@ -163,7 +169,8 @@ def test_the_noise_scale_is_that_of_the_micro_batches(tiny_model, batch):
     small, large = np.mean([p @ p for p in parts]), whole @ whole
     squared = (8 * large - 2 * small) / (8 - 2)
     trace = (small - large) / (1 / 2 - 1 / 8)
-    logs = fit(compiled(model, accumulation=4, noise_scale=True), images, targets)
+    options = {"accumulation": 4, "noise_scale": True, "streams": streams}
+    logs = fit(compiled(model, **options), images, targets)
     assert logs["noise_scale"][0] == pytest.approx(trace / squared, rel=1e-3)
     trained = compiled(model, accumulation=4, noise_scale=True)
     assert np.isnan(trained.train_logs()["noise_scale"])  # no full batch so far
@@ -211,3 +218,61 @@ def test_both_heads_of_a_distilled_model_learn_from_the_targets(tiny_model, batc
     fit(compiled(model), *batch)
     for old, g, variable in zip(before, gradients, model.trainable_variables, strict=True):
         np.testing.assert_allclose(variable, old - g, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "lengths"), [(8, [4, 4]), (5, [2, 3]), (1, [1]), (None, [None])], ids=str
+)
+def test_streams_share_a_batch(size, lengths):
+    model = keras.Sequential([keras.Input([2]), keras.layers.Dense(3)])
+    seen = []
+
+    def losses(batch, outputs):
+        seen.append(batch.images.shape[0])
+        return tf.reduce_sum((outputs[0] - batch.targets) ** 2, -1)
+
+    function = GradientFunction(model, losses, streams=2)
+    values = [variable.value for variable in model.trainable_variables]
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([size, n]) for n in (2, 3)] + [tf.TensorSpec([size])]
+    )
+    def gradients(*batch):
+        return function(values, [], tf.constant([0, 0]), Batch(*batch), tf.constant(1.0))
+
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=(size or 4, n)).astype("float32") for n in (2, 3)]
+    weights = np.arange(
+        1, 1 + len(arrays[0]), dtype="float32"
+    )  # those of the second part count too
+    result = gradients(*arrays, weights)
+    assert seen == lengths
+    residual = arrays[0] @ np.asarray(values[0]) - arrays[1]
+    expected = 2 * arrays[0].T @ (residual * weights[:, None])
+    np.testing.assert_allclose(result.gradients[0], expected, rtol=1e-4, atol=1e-5)
+    assert float(result.sums[0]) == pytest.approx((residual**2).sum(-1) @ weights, rel=1e-5)
+    assert float(result.sums[2]) == weights.sum()
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_parts_of_a_batch_draw_masks_of_their_own(streams):
+    model = keras.Sequential([keras.Input([64]), keras.layers.Dropout(0.5)])
+    outputs = []
+    function = GradientFunction(
+        model, lambda batch, y: outputs.append(y[0]) or tf.reduce_sum(y[0], -1), streams=streams
+    )
+    batch = Batch(tf.ones([2, 64]), tf.zeros([2, 64]), tf.ones([2]))
+    function([], [], tf.constant([0, 1]), batch, tf.constant(1.0))
+    first, second = np.concatenate([np.asarray(y) for y in outputs])
+    assert (first != second).any()
+
+
+def test_a_model_with_running_statistics_has_one_stream():
+    model = keras.Sequential([keras.Input([2]), keras.layers.BatchNormalization()])
+    function = GradientFunction(model, lambda batch, y: tf.reduce_sum(y[0], -1), streams=2)
+    values = [variable.value for variable in model.trainable_variables]
+    statistics = [variable.value for variable in function.statistics]
+    images = tf.constant([[0.0, 0.0], [2.0, 4.0]])
+    batch = Batch(images, tf.zeros([2, 2]), tf.ones([2]))
+    result = function(values, statistics, tf.constant([0, 1]), batch, tf.constant(1.0))
+    np.testing.assert_allclose(result.statistics[0], [0.01, 0.02], rtol=1e-5)
