@@ -10,7 +10,7 @@ demo: $(READY)  ## train on real digits, export, serve, and check every answer
 	$(BIN)/keras-vit demo
 
 test: $(READY)  ## the whole test suite
-	$(BIN)/pytest -n 2 --dist loadfile --durations 20
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20
 
 test-fast: $(READY)  ## without the tests that take long
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not parity"

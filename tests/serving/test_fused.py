@@ -13,7 +13,7 @@ from serving.card_file import load_card
 from serving.export import export_model
 from serving.fused import fuse, layers
 
-BASE = {"hidden_dim": 24, "depth": 3, "num_heads": 2, "num_classes": 5, "mlp_dim": 40}
+BASE = {"hidden_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 5, "mlp_dim": 40}
 OPTIONS = {
     "plain": {},
     "one block": {"depth": 1},
@@ -112,7 +112,7 @@ def test_long_sequences_go_image_by_image(options, monkeypatch):
 
 def test_tokens_that_the_head_does_not_see_cost_nothing():
     """The last block has one row for each image, but for keys and values."""
-    model = make({"depth": 2})
+    model = make({})
     spec = [tf.TensorSpec([3, 32, 32, 3])]
     graph = tf.function(fuse(model).logits, input_signature=spec).get_concrete_function().graph
     seen, tokens = 3 * 1, 3 * 17
@@ -124,7 +124,7 @@ def test_tokens_that_the_head_does_not_see_cost_nothing():
 @pytest.mark.parametrize("options", [{}, {"gated_mlp": True}, {"scale_mlp_norm": True}])
 def test_no_kernel_has_rows_of_half_pages(options):
     """They are read several times more slowly, unless they stand on their side."""
-    model = make({"depth": 2, "hidden_dim": 512, "mlp_dim": 1024, "pooling": "avg", **options})
+    model = make({"hidden_dim": 512, "mlp_dim": 1024, "pooling": "avg", **options})
     spec = [tf.TensorSpec([None, 32, 32, 3])]
     graph = tf.function(fuse(model).logits, input_signature=spec).get_concrete_function().graph
     products = [op for op in graph.get_operations() if op.type == "MatMul"]
@@ -154,7 +154,7 @@ def test_the_optimiser_joins_what_it_can(tmp_path, dtype, weights, streams):
 
     Also where every bias is still zero, which the optimiser would remove.
     """
-    options = {"pooling": "avg", "depth": 2}
+    options = {"pooling": "avg"}
     fresh = VisionTransformer(**{"image_size": 32, "patch_size": 8, **BASE, **options})
     model = make(options) if weights == "trained" else fresh
     export = export_model(model, tmp_path, dtype=dtype, batch_sizes=[2], streams=streams)
@@ -227,7 +227,7 @@ def test_where_something_is_one_stream_everything_is(options, streams):
 
 def test_streams_wait_for_each_other_once_in_a_block():
     """The longest way through two blocks, counted in products: no stream waits twice."""
-    model = make({"depth": 2, "pooling": "avg"})
+    model = make({"pooling": "avg"})
     spec = [tf.TensorSpec([None, 32, 32, 3])]
     for streams in (1, 2):
         fused = tf.function(fuse(model, streams=streams).logits, input_signature=spec)
