@@ -451,8 +451,8 @@ class VisionTransformer(keras.Model):
     def heads_model(self) -> keras.Model:
         """The same layers to the logits of each head, without work on tokens that no head sees.
 
-        Where the pooling is "token" the last block computes queries, projection and MLP for the
-        first tokens alone: of twelve blocks a fourteenth of all operations.
+        Where the pooling is "token" the last block does attention, projection and MLP for the first
+        tokens alone: with twelve blocks that saves a sixteenth of all operations.
 
         Returns:
             A `keras.Model` that shares the weights: images [B, H, W, C] -> logits

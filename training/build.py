@@ -168,7 +168,7 @@ def build_trained(
         distillation=_distillation(model, recipe.distillation, report),
         jit_compile=recipe.jit_compile,
         noise_scale=recipe.noise_scale,
-        streams=streams_of_batch(),
+        streams=streams_of_batch(model.blocks[0].compute_dtype),
         seed=recipe.seed,
     )
     trained.compile(

@@ -143,7 +143,7 @@ def _training(task: Task) -> tuple[Step, dict[str, Any]]:
     model = keras_vit.create_model(task.model, image_size=task.image_size, dtype=dtype)
     for block in model.blocks:
         block.remat = task.options["remat"]
-    compiled, streams = task.options["jit_compile"], streams_of_batch()
+    compiled, streams = task.options["jit_compile"], streams_of_batch(task.dtype)
     trained = TrainedModel(model, clip_norm=1.0, jit_compile=compiled, streams=streams)
     adamw = synchronized(keras.optimizers.AdamW)(1e-4, weight_decay=0.05)
     trained.compile(adamw, jit_compile=False)
