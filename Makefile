@@ -13,7 +13,7 @@ test: $(READY)  ## the whole test suite
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20
 
 test-fast: $(READY)  ## without the tests that take long
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not parity"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not parity"
 
 parity: $(READY)  ## compare with timm and transformers themselves, every name; installs them
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[parity]'

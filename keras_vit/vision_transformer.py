@@ -338,9 +338,8 @@ class VisionTransformer(keras.Model):
         self.num_classes = num_classes
         self.num_prefix_tokens = prefix_tokens.num_tokens
         self.has_distillation_head = distillation_head
-        self.tokens_seen = None
-        if pooling == "token":
-            self.tokens_seen = 2 if distillation_head else 1
+        # How many tokens, from the first, the heads see; None for all.
+        self.tokens_seen = 1 + distillation_head if pooling == "token" else None
         self.has_stem = stem_layer is not None
         self.blocks = blocks
         self._representation = representation
@@ -456,7 +455,8 @@ class VisionTransformer(keras.Model):
 
         Returns:
             A `keras.Model` that shares the weights: images [B, H, W, C] -> logits
-            [B, num_classes], a list of them with a distillation head.
+            [B, num_classes], a list of them with a distillation head; the representation where
+            `num_classes` is 0.
 
         Example:
             >>> model = VisionTransformer(32, 8, hidden_dim=16, depth=1, num_heads=2, num_classes=3)

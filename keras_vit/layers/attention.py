@@ -143,7 +143,7 @@ class MultiHeadSelfAttention(keras.layers.Layer):
 
     def _query_key_value(self, x: Any) -> tuple[Any, Any, Any]:
         """Tokens [B, N, D] to three tensors [B, H, N, D/H]."""
-        length = x.shape[1] if x.shape[1] is not None else keras.ops.shape(x)[1]
+        length = keras.ops.shape(x)[1]
         qkv = keras.ops.reshape(self.qkv(x), (-1, length, 3, self.num_heads, self.head_dim))
         # The three lie one after the other in memory, and need no copies of their own.
         q, k, v = keras.ops.unstack(keras.ops.transpose(qkv, (2, 0, 3, 1, 4)))
@@ -153,13 +153,13 @@ class MultiHeadSelfAttention(keras.layers.Layer):
 
     def _split(self, x: Any, num_heads: int) -> Any:
         """[B, N, H * C] to [B, H, N, C]."""
-        length = x.shape[1] if x.shape[1] is not None else keras.ops.shape(x)[1]
+        length = keras.ops.shape(x)[1]
         x = keras.ops.reshape(x, (-1, length, num_heads, x.shape[-1] // num_heads))
         return keras.ops.transpose(x, (0, 2, 1, 3))
 
     def _merge(self, x: Any) -> Any:
         """[B, H, N, C] to [B, N, H * C]."""
-        length = x.shape[2] if x.shape[2] is not None else keras.ops.shape(x)[2]
+        length = keras.ops.shape(x)[2]
         width = x.shape[1] * x.shape[3]
         return keras.ops.reshape(keras.ops.transpose(x, (0, 2, 1, 3)), (-1, length, width))
 

@@ -138,7 +138,10 @@ def fakes(tmp_path, monkeypatch):
     """Two contenders, of which one is slower, one that fails and one that dies."""
     (tmp_path / "fakes.py").write_text(
         "import os, time\n"
-        "def quick(task): return (lambda: time.sleep(0.01)), {'version': '1'}\n"
+        "cores = getattr(os, 'sched_getaffinity', lambda process: {0})\n"  # not on every system
+        "def quick(task):\n"
+        "    about = {'version': '1', 'own_cores': len(cores(0))}\n"
+        "    return (lambda: time.sleep(0.01)), about\n"
         "def slow(task): print('noise'); return (lambda: time.sleep(0.02)), {}\n"
         "def broken(task): raise ValueError('no such model')\n"
         "def dying(task): os._exit(3)\n"
@@ -163,7 +166,7 @@ def fakes(tmp_path, monkeypatch):
 
 
 def test_who_cannot_run_says_why_and_the_others_go_on(fakes):
-    task = Task("inference", "m", batch_size=4)
+    task = Task("inference", "m", batch_size=4, threads=1)
     lines = []
     results = race([(name, task) for name in fakes], 3, 0.05, lines.append)
     found = {result.name: result for result in results}
@@ -179,6 +182,7 @@ def test_who_cannot_run_says_why_and_the_others_go_on(fakes):
     rows = {row["contender"]: row for row in report["results"]}
     assert rows["broken"]["error"] == "ValueError: no such model"
     assert rows["quick"]["version"] == "1"
+    assert rows["quick"]["own_cores"] == 1  # as many as threads
     tables.print_table(report)
 
 

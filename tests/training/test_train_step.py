@@ -242,9 +242,7 @@ def test_streams_share_a_batch(size, lengths):
 
     rng = np.random.default_rng(0)
     arrays = [rng.normal(size=(size or 4, n)).astype("float32") for n in (2, 3)]
-    weights = np.arange(
-        1, 1 + len(arrays[0]), dtype="float32"
-    )  # those of the second part count too
+    weights = np.arange(1, 1 + len(arrays[0]), dtype="float32")  # differ from part to part
     result = gradients(*arrays, weights)
     assert seen == lengths
     residual = arrays[0] @ np.asarray(values[0]) - arrays[1]
