@@ -234,13 +234,19 @@ def _follow(
     """Take over what the model config file says whenever it changes, until it is time to stop."""
     from serving.local_server.status import StatusError
 
-    text = file.read_text()
+    text, failure = file.read_text(), ""
     while not stopped.wait(poll_seconds):
         try:
-            if (new := file.read_text()) == text:
+            new = file.read_text()
+            # A file that is being written is empty for a moment: as on TF Serving, an empty one
+            # unloads nothing. What failed is tried again: its versions may be there by now.
+            if not new.strip() or (new == text and not failure):
                 continue
             text = new
             manager.reload(parse_models(text))
+            failure = ""
             logging.getLogger(__name__).info("took over %s", file)
         except (OSError, ValueError, StatusError) as error:
-            logging.getLogger(__name__).error("%s stays without effect: %s", file, error)
+            if str(error) != failure:
+                failure = str(error)
+                logging.getLogger(__name__).error("%s stays without effect: %s", file, failure)

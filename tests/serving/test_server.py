@@ -138,17 +138,20 @@ def test_the_real_server_is_told_everything(tmp_path):
 
 
 def test_a_model_config_file_is_followed(base, renamed, tmp_path):
-    shutil.copytree(renamed, base / "2")
     config = tmp_path / "models.config"
     config.write_text(config_text(base, stable=1))
     arguments = {"model_config_file": config, "port": 0, "rest_port": 0, "server": "local"}
     with Process(None, tmp_path, poll_seconds=0.1, **arguments) as process:
         with Client(process.address, "paint", version_label="stable") as client:
             assert client.predict(RED, top_k=1)[0].labels == ("red",)
-            config.write_text("nonsense")  # says so, and goes on
-            time.sleep(0.5)
-            assert client.predict(RED, top_k=1)[0].labels == ("red",)
+            for without_effect in ("nonsense", ""):  # a file is empty while it is written anew
+                config.write_text(without_effect)
+                time.sleep(0.5)
+                assert client.predict(RED, top_k=1)[0].labels == ("red",)
             config.write_text(config_text(base, stable=2))
+            time.sleep(0.5)  # the version comes after the file that names it
+            assert client.predict(RED, top_k=1)[0].labels == ("red",)
+            Path(shutil.copytree(renamed, tmp_path / "2")).rename(base / "2")
             deadline = time.monotonic() + 20
             while client.predict(RED, top_k=1)[0].labels != ("rouge",):
                 assert time.monotonic() < deadline
