@@ -121,6 +121,8 @@ class MultiHeadSelfAttention(keras.layers.Layer):
                 Default None.
             seen: let only so many tokens attend, from the first. Default None: all.
         """
+        if seen is not None and weights is None and self.can_skip_keys(seen):
+            return self._project(self._without_keys(x, seen, training), training)
         q, k, v = self._query_key_value(x)
         if weights is None:
             weights = self._weights(first_tokens(q, seen, axis=2), k, training)
@@ -140,6 +142,49 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         """
         q, k, _ = self._query_key_value(x)
         return self._weights(q, k)
+
+    def can_skip_keys(self, seen: int | None) -> bool:
+        """Whether so few tokens attend that keys and values of all are more work than none.
+
+        Args:
+            seen: how many; None for all.
+
+        Returns:
+            False too where keys are more than a product, or weights may not sum to 1.
+        """
+        plain = self.maps_per_head == 1 and self.k_norm is None and not self.attention_dropout_rate
+        return plain and seen is not None and seen < self.head_dim
+
+    def _without_keys(self, x: Any, seen: int, training: bool | None) -> Any:
+        """What the first tokens take from all tokens [B, N, D], in each head, [B, seen, D].
+
+        `q (x W_k)^T` is `(q W_k^T) x^T`, and `w (x W_v)` is `(w x) W_v`: where q and w have few
+        rows, the products with all tokens are `seen` columns wide for each head, not D/H. The bias
+        of the keys adds one number to a whole row of logits, so that softmax takes it away; a row
+        of w sums to 1, so that the bias of the values comes after it.
+        """
+        width = self.num_heads * self.head_dim
+        kernels = keras.ops.split(keras.ops.convert_to_tensor(self.qkv.kernel), 3, axis=1)
+        w_q, w_k, w_v = (
+            keras.ops.reshape(w, (width, self.num_heads, self.head_dim)) for w in kernels
+        )
+        b_q, b_v = 0.0, 0.0
+        if self.qkv_bias:
+            b_q, _, b_v = keras.ops.split(keras.ops.convert_to_tensor(self.qkv.bias), 3)
+
+        def by_head(rows: Any) -> Any:  # [M, H, C] to [H, M, C], and back
+            return keras.ops.transpose(rows, (1, 0, 2))
+
+        rows = keras.ops.reshape(first_tokens(x, seen), (-1, width))  # [B seen, D]
+        q = (keras.ops.matmul(rows, keras.ops.reshape(w_q, (width, -1))) + b_q) * self.scale
+        q = by_head(keras.ops.reshape(q, (-1, self.num_heads, self.head_dim)))
+        q = by_head(keras.ops.matmul(q, keras.ops.transpose(w_k, (1, 2, 0))))  # [B seen, H, D]
+        q = keras.ops.reshape(q, (-1, seen * self.num_heads, width))
+        logits = keras.ops.matmul(q, keras.ops.transpose(x, (0, 2, 1)))
+        weights = self._softmax(logits, training)  # [B, seen H, N]
+        y = keras.ops.reshape(keras.ops.matmul(weights, x), (-1, self.num_heads, width))
+        y = by_head(keras.ops.matmul(by_head(y), by_head(w_v)))  # [B seen, H, D/H]
+        return keras.ops.reshape(y, (-1, seen, width)) + b_v
 
     def _query_key_value(self, x: Any) -> tuple[Any, Any, Any]:
         """Tokens [B, N, D] to three tensors [B, H, N, D/H]."""
@@ -167,10 +212,14 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         """Attention weights [B, H, N, N] from queries and keys [B, H, N, D/H]."""
         # Scaling the queries first keeps float16 products inside its range.
         logits = keras.ops.matmul(q * self.scale, keras.ops.transpose(k, (0, 1, 3, 2)))
+        return self._softmax(logits, training)
+
+    def _softmax(self, logits: Any, training: bool | None) -> Any:
+        """Softmax over the last axis, in float32."""
         if use_training_kernels(training):
             return softmax_kernel(logits)
         weights = keras.ops.softmax(keras.ops.cast(logits, "float32"), axis=-1)
-        return keras.ops.cast(weights, q.dtype)
+        return keras.ops.cast(weights, logits.dtype)
 
     def _values(self, weights: Any, v: Any) -> Any:
         """What the weights [B, H, N, N] take from the values [B, H, N, D/H], [B, N, D]."""

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_vit.layers import LayerScale, MultiHeadSelfAttention, PostNormBlock
+from serving.fused.first_tokens import FirstTokensAttention
 from serving.fused.layers import (
     Function,
     FusedAttention,
@@ -40,6 +41,19 @@ def block_norms(block: Any) -> list[Any]:
     return [layer for layer in layers if layer.name.startswith("norm")]
 
 
+def divisible(block: Any) -> bool:
+    """Whether a block can take its tokens in several streams.
+
+    Args:
+        block: an `EncoderBlock` or one of its kin.
+
+    Returns:
+        False where there is no fused form of its attention.
+    """
+    attentions = [getattr(block, name, None) for name in ("attention", "attention2")]
+    return all(type(a) is MultiHeadSelfAttention for a in attentions if a is not None)
+
+
 class FusedBlock:
     """An encoder block on a matrix of tokens.
 
@@ -50,6 +64,7 @@ class FusedBlock:
         block: an `EncoderBlock` or one of its kin, built.
         seen: give only so many tokens, from the first. Default None: all.
         scale: factor that its tokens come with, and leave with. Default 1.
+        streams: in how many parts its tokens come; more than one if it is `divisible`. Default 1.
 
     Example:
         >>> from keras_vit.layers import EncoderBlock
@@ -60,7 +75,9 @@ class FusedBlock:
         TensorShape([1, 1, 8])
     """
 
-    def __init__(self, block: Any, seen: int | None = None, scale: float = 1.0) -> None:
+    def __init__(
+        self, block: Any, seen: int | None = None, scale: float = 1.0, streams: int = 1
+    ) -> None:
         self._transform = type(block)._transform
         self._seen = seen
         self.functions: dict[str, Any] = {}
@@ -80,15 +97,8 @@ class FusedBlock:
                 self.functions[name] = FusedMLP(getattr(block, name), gamma)
                 continue
             before = None if isinstance(block, PostNormBlock) else norm
-            kind: Any = FusedAttention
-            if type(getattr(block, name)) is not MultiHeadSelfAttention:
-                kind = UnfusedAttention
-            self.attentions[name] = kind(getattr(block, name), gamma, seen is not None), before
-
-    @property
-    def divisible(self) -> bool:
-        """Whether it takes its tokens in several streams."""
-        return all(isinstance(layer, FusedAttention) for layer, _ in self.attentions.values())
+            attention = _fused_attention(getattr(block, name), gamma, seen, streams)
+            self.attentions[name] = attention, before
 
     def __call__(
         self,
@@ -134,6 +144,15 @@ class FusedBlock:
             y = self._transform(SimpleNamespace(**functions), x, False, None)
             outputs.append(tf.reshape(y, [batch, own_length or -1, width]))
         return outputs, tf.concat(maps, axis=1) if with_maps else None
+
+
+def _fused_attention(layer: Any, gamma: Any, seen: int | None, streams: int) -> Any:
+    """The form for the tokens that are wanted."""
+    if type(layer) is not MultiHeadSelfAttention:
+        return UnfusedAttention(layer, gamma, seen is not None)
+    if layer.can_skip_keys(seen):
+        return FirstTokensAttention(layer, gamma)
+    return FusedAttention(layer, gamma, split=seen is not None or streams > 1)
 
 
 def _constantly(value: tf.Tensor) -> Function:

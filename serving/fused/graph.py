@@ -3,8 +3,9 @@
 TensorFlow's graph optimiser joins operations only in the shapes that it knows. With tokens as one
 matrix [B * N, D], a product takes its bias, its GELU and its residual with it, and a layer norm
 with constant scale and offset is one kernel. Factors are multiplied into the kernels. Where the
-head sees the class token only, the last block computes it alone. Attention over long sequences
-goes image by image, so that no more than one image's maps are in memory.
+head sees the class token only, the last block computes it alone, without keys and values of the
+others. Attention over long sequences goes image by image, so that no more than one image's maps are
+in memory.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from keras_vit.layers import (
     MultiHeadSelfAttention,
     PostNormBlock,
 )
-from serving.fused.block import FusedBlock, block_norms
+from serving.fused.block import FusedBlock, block_norms, divisible
 from serving.fused.layers import KERNEL_EPSILON, Function
 from serving.fused.stem import FusedStem
 from serving.fused.streams import side_by_side
@@ -76,11 +77,13 @@ def fuse(
     """
     if token_merging is not None:
         check_token_merging(model)
-    seen, scale = model.tokens_seen, _token_scale(model.blocks)
-    blocks = [FusedBlock(b, seen if b is model.blocks[-1] else None, scale) for b in model.blocks]
     # Where a part of the work would still be one kernel after the other, threads share the kernels.
-    if model.has_stem or not all(block.divisible for block in blocks) or model.image_size is None:
+    if model.has_stem or not all(map(divisible, model.blocks)) or model.image_size is None:
         streams = 1
+    seen, scale = model.tokens_seen, _token_scale(model.blocks)
+    *first, last = model.blocks
+    blocks = [FusedBlock(block, None, scale, streams) for block in first]
+    blocks.append(FusedBlock(last, seen, scale, streams))
     stem = FusedStem(model, streams)
     counts = token_merging.counts(len(blocks)) if token_merging else ()
 

@@ -31,7 +31,9 @@ class FusedAttention:
     Args:
         layer: a built `MultiHeadSelfAttention`.
         gamma: factor on what it gives, a number or [D].
-        split: whether queries come from other tokens than keys and values.
+        split: whether queries are a product of their own: where they come from other tokens than
+            keys and values, and between streams. One that has its keys and values computes its
+            queries while it waits for those of the others.
     """
 
     def __init__(self, layer: Any, gamma: Any, split: bool) -> None:

@@ -110,15 +110,19 @@ def test_long_sequences_go_image_by_image(options, monkeypatch):
     assert {"While", "StatelessWhile"} & names
 
 
-def test_tokens_that_the_head_does_not_see_cost_nothing():
-    """The last block has one row for each image, but for keys and values."""
-    model = make({})
+def _rows_of_products(model):
     spec = [tf.TensorSpec([3, 32, 32, 3])]
     graph = tf.function(fuse(model).logits, input_signature=spec).get_concrete_function().graph
+    return [op.outputs[0].shape[0] for op in graph.get_operations() if op.type == "MatMul"]
+
+
+def test_tokens_that_the_head_does_not_see_cost_nothing():
+    """The last block has one row for each image, where keys are normed all but for those."""
     seen, tokens = 3 * 1, 3 * 17
-    rows = [op.outputs[0].shape[0] for op in graph.get_operations() if op.type == "MatMul"]
-    first = [tokens] * 4
-    assert rows == [3 * 16, *first, tokens, seen, *[seen] * 3, seen]
+    first = [3 * 16, *[tokens] * 4]
+    assert _rows_of_products(make({})) == [*first, *[seen] * 5]
+    rows = _rows_of_products(make({"qk_norm": True}))
+    assert rows == [*first, tokens, seen, *[seen] * 4]
 
 
 @pytest.mark.parametrize("options", [{}, {"gated_mlp": True}, {"scale_mlp_norm": True}])
