@@ -80,6 +80,7 @@ def _train(
             strategy=strategy,
             num_replicas=num_replicas,
             allow_changed=allow_changed,
+            own_process=True,
         )
     except TrainingInterruptedError as error:
         print(f"\nStopped and saved. Run the same command to go on; {workdir} holds what is done.")

@@ -19,7 +19,7 @@ from training.losses import Distillation, make_loss
 from training.optimization.optimizer import make_optimizer
 from training.optimization.rules import parameter_table
 from training.sharpness import Sharpness
-from training.strategy import streams_of_batch
+from training.streams import streams_of_batch
 from training.train_step import TrainedModel
 
 # What a checkpoint decides.

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from training.streams import in_streams, split_batch
+
 Tensors = list[tf.Tensor]
 
 
@@ -123,16 +125,19 @@ class GradientFunction:
         )
         return total
 
+    def outputs(self, images: tf.Tensor) -> Tensors:
+        """What the model says of images [b, H, W, C] outside training, its outputs [b, classes]."""
+        outputs = in_streams(lambda x: self.model(x, training=False), images, self._streams)
+        return tf.nest.flatten(outputs)
+
     def _micro_batch(
         self, values: Tensors, statistics: Tensors, seed: tf.Tensor, batch: Batch, factor: tf.Tensor
     ) -> Result:
-        size, streams = batch.weights.shape[0], self._streams
-        if streams == 1 or size is None or size < streams:
+        parts = split_batch(batch, self._streams)
+        if len(parts) == 1:
             result = self._stream(values, statistics, seed, batch, factor)
         else:
             # Nothing that one computes goes into another: TensorFlow runs them side by side.
-            lengths = [(size + index) // streams for index in range(streams)]
-            parts = zip(*(tf.split(part, lengths) for part in batch), strict=True)
             results = [
                 self._stream(
                     values,

@@ -61,27 +61,6 @@ def make_strategy(
     return _tpu_strategy()
 
 
-def streams_of_batch(dtype: str) -> int:
-    """In how many parts a replica's share of a batch is best computed at the same time.
-
-    Args:
-        dtype: that the blocks compute in.
-
-    Returns:
-        2 in float32 where one replica has two cores and no accelerator: there the parts need not
-        wait for each other after every operation. Elsewhere, where it has not been measured, 1.
-
-    Example:
-        >>> streams_of_batch("bfloat16")
-        1
-    """
-    alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
-    accelerated = any(map(tf.config.list_physical_devices, ("GPU", "TPU")))
-    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
-    cores = len(affinity(0)) if affinity else os.cpu_count()
-    return 2 if dtype == "float32" and alone and not accelerated and cores == 2 else 1
-
-
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process is the one that writes files.
 

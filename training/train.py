@@ -47,6 +47,7 @@ from training.strategy import (
     is_multiworker,
     make_strategy,
 )
+from training.streams import give_each_stream_a_thread, streams_of_batch
 from training.workdir import check_workdir, only_run
 
 # Test images with fewer pixel values in all (256 MB) are decoded once and kept in memory.
@@ -80,6 +81,7 @@ def train(
     strategy: StrategyName = "auto",
     num_replicas: int | None = None,
     allow_changed: bool = False,
+    own_process: bool = False,
     report: Callable[[str], None] = print,
 ) -> TrainingResult:
     """Train, or go on with, the run of a workdir.
@@ -94,6 +96,8 @@ def train(
         num_replicas: devices of "mirrored". Default None: every GPU.
         allow_changed: whether a run may go on with other settings than it began with. Default
             False.
+        own_process: whether nothing else will compute in this process, so that TensorFlow's threads
+            may be set for the training alone. Default False.
         report: called with lines for the user. Default `print`.
 
     Returns:
@@ -124,6 +128,9 @@ def train(
     check_workdir(workdir, recipe, allow_changed, report)
     scope = make_strategy(strategy, num_replicas)  # before TensorFlow starts its devices
     check_batch_size(recipe, scope.num_replicas_in_sync)
+    if own_process and not recipe.jit_compile and recipe.batch_size > recipe.accumulation:
+        with scope.scope():
+            give_each_stream_a_thread(streams_of_batch(recipe.model.dtype))
     if recipe.deterministic:
         tf.config.experimental.enable_op_determinism()
     with stop_requests() as request:

@@ -219,8 +219,7 @@ class TrainedModel(keras.Model):
     def test_step(self, data: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
         """One evaluation step; arguments as of `train_step`, the result is for `test_sums`."""
         images, targets, weights = data
-        outputs = self._gradient.model(images, training=False)
-        logits = _mean(tf.nest.flatten(outputs))  # [b, classes]
+        logits = _mean(self._gradient.outputs(images))  # [b, classes]
         losses = make_loss("softmax")(targets, logits)
         columns = [
             losses,

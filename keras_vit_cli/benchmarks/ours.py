@@ -136,14 +136,16 @@ def _training(task: Task) -> tuple[Step, dict[str, Any]]:
     import keras
 
     from training.optimization.synchronized import synchronized
-    from training.strategy import streams_of_batch
+    from training.streams import give_each_stream_a_thread, streams_of_batch
     from training.train_step import TrainedModel
 
     dtype = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[task.dtype]
+    compiled, streams = task.options["jit_compile"], streams_of_batch(task.dtype)
+    if not compiled:  # as `keras-vit train` does
+        give_each_stream_a_thread(streams)
     model = keras_vit.create_model(task.model, image_size=task.image_size, dtype=dtype)
     for block in model.blocks:
         block.remat = task.options["remat"]
-    compiled, streams = task.options["jit_compile"], streams_of_batch(task.dtype)
     trained = TrainedModel(model, clip_norm=1.0, jit_compile=compiled, streams=streams)
     adamw = synchronized(keras.optimizers.AdamW)(1e-4, weight_decay=0.05)
     trained.compile(adamw, jit_compile=False)

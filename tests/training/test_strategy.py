@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from training.strategy import distribute, is_chief, make_strategy, streams_of_batch
+from training.strategy import distribute, is_chief, make_strategy
 from training.workers import run_workers
 
 
@@ -25,18 +25,6 @@ def test_one_cpu_needs_no_strategy():
     strategy = make_strategy("auto")
     assert strategy.num_replicas_in_sync == 1
     assert is_chief(strategy)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "cores", "streams"),
-    [("float32", 2, 2), ("float32", 1, 1), ("float32", 4, 1), ("bfloat16", 2, 1)],
-)
-def test_a_batch_has_streams_where_each_has_a_core(monkeypatch, dtype, cores, streams):
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)), raising=False)
-    assert streams_of_batch(dtype) == streams
-    several = SimpleNamespace(num_replicas_in_sync=2)
-    monkeypatch.setattr(tf.distribute, "get_strategy", lambda: several)
-    assert streams_of_batch(dtype) == 1
 
 
 def test_logical_devices_are_used_when_they_are_there():

@@ -252,6 +252,18 @@ def test_streams_share_a_batch(size, lengths):
     assert float(result.sums[2]) == weights.sum()
 
 
+def test_an_evaluation_has_the_streams_of_the_training():
+    model = keras.Sequential([keras.Input([2]), keras.layers.Dense(3)])
+    seen = []
+    call = model.call
+    model.call = lambda x, **options: seen.append(x.shape[0]) or call(x, **options)
+    function = GradientFunction(model, lambda batch, y: y[0][:, 0], streams=2)
+    images = np.random.default_rng(0).normal(size=(5, 2)).astype("float32")
+    (logits,) = function.outputs(tf.constant(images))
+    assert seen == [2, 3]
+    np.testing.assert_allclose(logits, images @ np.asarray(model.layers[0].kernel), rtol=1e-5)
+
+
 @pytest.mark.parametrize("streams", [1, 2])
 def test_parts_of_a_batch_draw_masks_of_their_own(streams):
     model = keras.Sequential([keras.Input([64]), keras.layers.Dropout(0.5)])

@@ -12,6 +12,7 @@ from keras_vit import VisionTransformer
 from training.data import DataSource, evaluation_batches
 from training.evaluation.accuracy import check_split
 from training.evaluation.progress import with_progress
+from training.streams import in_streams, streams_of_batch
 
 
 class Features(NamedTuple):
@@ -44,11 +45,13 @@ class FeatureExtractor:
     def __init__(self, model: VisionTransformer) -> None:
         self._preprocessing = model.preprocessing
         representation = model.representation_model()
-        self._represent = tf.function(
-            lambda images: tf.cast(representation(images, training=False), tf.float32),
-            reduce_retracing=True,
-            autograph=False,
-        )
+        streams = streams_of_batch(model.blocks[0].compute_dtype)
+
+        def represent(images: tf.Tensor) -> tf.Tensor:
+            values = in_streams(lambda x: representation(x, training=False), images, streams)
+            return tf.cast(values, tf.float32)
+
+        self._represent = tf.function(represent, reduce_retracing=True, autograph=False)
         # Tracing the pipeline takes seconds, and a callback asks for the same splits again.
         self._batches: dict[tuple[DataSource, str, int], tf.data.Dataset] = {}
 
