@@ -30,9 +30,10 @@ def test_the_export_and_its_limit(tmp_path, capfd):
     done = limit["gflops_per_second"] * 1e6 * limit["median_ms"]
     assert done == pytest.approx(6 * 2 * 5 * 20 * 64**2, rel=0.05)
     kernels = {row["kernel"]: row["count"] for row in report["kernels"]["kernels"]}
-    # Of two streams: patches, five blocks and the keys of the sixth; then one token and the head.
+    # Of two streams: patches, and five products of five blocks; then the sixth's of one token, and
+    # the head.
     products = sum(count for name, count in kernels.items() if "FusedMatMul" in name)
-    assert products == 2 * (1 + 5 * 4 + 1) + 4 + 1
+    assert products == 2 * (1 + 5 * 5) + 4 + 1
     assert 0 < report["kernels"]["matrix_products"] < 1
     assert "keras-vit" in shown
     assert "matrix products" in shown

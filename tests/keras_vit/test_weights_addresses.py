@@ -104,6 +104,8 @@ def _environment(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name in ("HF_ENDPOINT", "HF_HUB_CACHE", "HF_HOME", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+    # What it read of the environment when a test before these imported it.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(transfer, "_FIRST_DELAY", 0.001)
 
