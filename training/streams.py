@@ -35,7 +35,7 @@ def streams_of_batch(dtype: str) -> int:
 
 
 def give_each_stream_a_thread(streams: int) -> None:
-    """Compute every operation of this process by one thread, and two at the same time.
+    """Compute every operation of this process by one thread, and as many as streams together.
 
     Args:
         streams: as of `streams_of_batch`; nothing happens unless there are several.

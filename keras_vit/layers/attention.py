@@ -144,13 +144,20 @@ class MultiHeadSelfAttention(keras.layers.Layer):
         return self._weights(q, k)
 
     def can_skip_keys(self, seen: int | None) -> bool:
-        """Whether so few tokens attend that keys and values of all are more work than none.
+        """Whether few tokens can attend for less than the keys and values of all tokens cost.
 
         Args:
-            seen: how many; None for all.
+            seen: how many attend; None for all.
 
         Returns:
-            False too where keys are more than a product, or weights may not sum to 1.
+            True for fewer than D/H tokens, where keys are nothing but a product and the weights of
+            a token sum to 1: without norm of the keys and without dropout on the weights.
+
+        Example:
+            >>> attention = MultiHeadSelfAttention(num_heads=2)
+            >>> attention.build((None, 10, 8))
+            >>> [attention.can_skip_keys(seen) for seen in (1, 4, None)]
+            [True, False, False]
         """
         plain = self.maps_per_head == 1 and self.k_norm is None and not self.attention_dropout_rate
         return plain and seen is not None and seen < self.head_dim

@@ -49,6 +49,11 @@ def divisible(block: Any) -> bool:
 
     Returns:
         False where there is no fused form of its attention.
+
+    Example:
+        >>> from keras_vit.layers import EncoderBlock
+        >>> [divisible(EncoderBlock(2, 32, attention=a)) for a in ("softmax", "differential")]
+        [True, False]
     """
     attentions = [getattr(block, name, None) for name in ("attention", "attention2")]
     return all(type(a) is MultiHeadSelfAttention for a in attentions if a is not None)

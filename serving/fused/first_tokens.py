@@ -20,6 +20,15 @@ class FirstTokensAttention:
     Args:
         layer: a built `MultiHeadSelfAttention` that can skip its keys.
         gamma: factor on what it gives, a number or [D].
+
+    Example:
+        >>> from keras_vit.layers import MultiHeadSelfAttention
+        >>> layer = MultiHeadSelfAttention(num_heads=2)
+        >>> layer.build((None, 10, 8))
+        >>> every = tf.zeros([3 * 10, 8])
+        >>> (answer,), _ = FirstTokensAttention(layer, 1.0)([every[::10]], [every], 3, 10, False)
+        >>> answer.shape
+        TensorShape([3, 8])
     """
 
     def __init__(self, layer: Any, gamma: Any) -> None:

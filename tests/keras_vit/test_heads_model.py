@@ -14,6 +14,7 @@ KINDS = [
     {"block": "twin", "qk_norm": True},
     {"attention": "differential", "scale_attn_norm": True, "scale_mlp_norm": True},
     {"distillation_token": True},
+    {"qkv_bias": False},
     {"pooling": "avg"},
     {"pooling": "map", "class_token": False},
     {"image_size": None, "position_embedding": "sincos2d"},
