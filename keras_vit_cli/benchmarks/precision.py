@@ -123,8 +123,7 @@ def with_int8_kernels(
             continue
         name = read.inputs[0].op.name
         if name not in kernels:
-            outputs_first = products[0].get_attr("transpose_b")
-            kernels[name] = int8_and_factors(session.run(read.outputs[0]), int(outputs_first))
+            kernels[name] = int8_and_factors(session.run(read.outputs[0]))
         reads.setdefault(name, []).append(read.outputs[0].name)
     with session.graph.as_default():
         others = [v for v in tf.compat.v1.global_variables() if v.op.name not in kernels]
@@ -149,23 +148,22 @@ def with_int8_kernels(
     return small, saved
 
 
-def int8_and_factors(kernel: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+def int8_and_factors(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Round a kernel, with a factor for each output.
 
     Args:
-        kernel: float32 [rows, columns].
-        axis: along which the inputs of the product stand.
+        kernel: float32 [inputs, outputs].
 
     Returns:
-        int8 [rows, columns], and float32 factors, [1, columns] or [rows, 1], whose product is the
-        kernel up to half a step.
+        int8 [inputs, outputs] and float32 factors [1, outputs], whose product is the kernel up to
+        half a step.
 
     Example:
-        >>> rounded, factors = int8_and_factors(np.array([[1.0, 0.5]]), axis=1)
+        >>> rounded, factors = int8_and_factors(np.array([[1.0], [0.5]]))
         >>> rounded.tolist(), factors.shape
-        ([[127, 64]], (1, 1))
+        ([[127], [64]], (1, 1))
     """
-    factors = np.abs(kernel).max(axis, keepdims=True) / 127
+    factors = np.abs(kernel).max(axis=0, keepdims=True) / 127
     factors = np.maximum(factors, np.finfo(np.float32).tiny)
     return np.rint(kernel / factors).astype(np.int8), factors.astype(np.float32)
 

@@ -17,8 +17,10 @@ LONG_SEQUENCE = 400
 # the model's own epsilon.
 KERNEL_EPSILON = 1e-3
 
-_FLOATS_OF_HALF_A_PAGE = 512
+_FLOATS_OF_A_PAGE = 1024
 _FLOATS_OF_A_LINE = 16
+# From so many rows on, a product is so long that cutting its answer costs next to nothing.
+_MANY_ROWS = 512
 _NEXT_TO_NOTHING = 1e-30  # bfloat16 has it too; lost in the rounding of what it is added to
 
 Function = Callable[[tf.Tensor], tf.Tensor]
@@ -190,11 +192,10 @@ class FusedMLP:
         self._activation = _ACTIVATIONS[layer.activation]
         self._gated = layer.gated
         self._norm = layer.norm or tf.identity
-        # Units that nothing goes into and nothing comes out of keep the first kernel's rows apart.
-        alone = not layer.gated and layer.norm is None and layer.compute_dtype == "float32"
-        padding = _FLOATS_OF_A_LINE if alone and _collides(layer.fc1.units) else 0
-        self._fc1 = FusedDense(layer.fc1, padding=(0, padding))
-        self._fc2 = FusedDense(layer.fc2, gamma, padding=(padding, 0))
+        # What widens the first kernel stays: units that nothing goes into and nothing comes out of.
+        alone = not layer.gated and layer.norm is None
+        self._fc1 = FusedDense(layer.fc1, cut=not alone)
+        self._fc2 = FusedDense(layer.fc2, gamma, below=self._fc1.beside if alone else 0)
 
     def __call__(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """[M, D] -> [M, D]."""
@@ -210,11 +211,14 @@ class FusedMLP:
 class FusedDense:
     """`x W + b`, some of its columns, each times a factor.
 
+    Rows that collide in the cache are made longer by zeros.
+
     Args:
         layer: a built `Dense` without activation, or a convolution that cuts out patches.
         scales: factors on the columns, a number or [units]. Default 1.
         columns: which. Default: all.
-        padding: rows and columns of zeros below and beside the kernel. Default: none.
+        below: rows of zeros below the kernel. Default 0.
+        cut: whether what comes of columns of zeros is cut off again. Default True.
     """
 
     def __init__(
@@ -222,26 +226,29 @@ class FusedDense:
         layer: Any,
         scales: Any = 1.0,
         columns: slice = slice(None),
-        padding: tuple[int, int] = (0, 0),
+        below: int = 0,
+        cut: bool = True,
     ) -> None:
         kernel = np.asarray(layer.kernel, np.float32) * scales
-        kernel = kernel.reshape(-1, kernel.shape[-1])  # [D, units]
+        kernel = kernel.reshape(-1, kernel.shape[-1])[:, columns]  # [D, columns]
         bias = np.asarray(layer.bias, np.float32) * scales if layer.use_bias else None
         dtype = layer.compute_dtype
-        below, beside = padding
-        kernel = np.pad(kernel[:, columns], [(0, below), (0, beside)])  # [D, columns]
-        self._transposed = dtype == "float32" and _collides(kernel.shape[1])
-        kernel = kernel.T if self._transposed else kernel
+        collides = dtype == "float32" and _collides(*kernel.shape)
+        #: Columns of zeros beside the kernel.
+        self.beside = _FLOATS_OF_A_LINE if collides else 0
+        self._columns = kernel.shape[1] if collides and cut else None
+        kernel = np.pad(kernel, [(0, below), (0, self.beside)])
         self._kernel = tf.Variable(tf.cast(kernel, dtype), trainable=False)
         self._bias = None
         if bias is not None:
-            bias = np.pad(bias[columns], (0, beside))
+            bias = np.pad(bias[columns], (0, self.beside))
             self._bias = _kept(tf.cast(bias, dtype).numpy())
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        """[M, D] -> [M, columns]."""
-        x = tf.matmul(x, self._kernel, transpose_b=self._transposed)
-        return x if self._bias is None else tf.nn.bias_add(x, tf.constant(self._bias))
+        """[M, D] -> [M, columns], or `beside` more if they are not cut off."""
+        x = tf.matmul(x, self._kernel)
+        x = x if self._bias is None else tf.nn.bias_add(x, tf.constant(self._bias))
+        return x if self._columns is None else x[:, : self._columns]
 
 
 def _kept(offset: np.ndarray) -> np.ndarray:
@@ -256,13 +263,15 @@ def _kept(offset: np.ndarray) -> np.ndarray:
     return offset
 
 
-def _collides(row: int) -> bool:
-    """Whether rows of so many floats are slow to go down.
+def _collides(rows: int, columns: int) -> bool:
+    """Whether a float32 kernel is slow to go down, and worth being made wider.
 
-    Where a row takes whole pages of memory or halves of them, what stands in one column falls into
-    the same few lines of the cache, and is read again and again: of ViT-B/16, [768, 3072].
+    Where a row takes a whole fraction of a page of memory, what stands in one column falls into the
+    same few lines of the cache, and is read again and again: with few tokens, for which oneDNN does
+    not pack a kernel, half as fast at pages and their halves, and a tenth slower at quarters.
     """
-    return row % _FLOATS_OF_HALF_A_PAGE == 0
+    part = _FLOATS_OF_A_PAGE // (4 if rows >= _MANY_ROWS else 2)
+    return columns % part == 0
 
 
 def fused_norm(layer: Any) -> Function:
