@@ -151,35 +151,59 @@ def merge(
     count = min(count, seekers)
     if not count:
         return side_by_side(x, streams), merged
-    metric = tf.math.l2_normalize(tf.cast(metric[:, first:], tf.float32), axis=-1)
-    seeking, partner = metric[:, 1::2], metric[:, ::2]
+    # Gathering copies whole rows; a slice with steps goes through them number by number.
+    old_seekers = np.arange(first + 1, first + patches, 2)
+    old_partners = np.arange(first, first + patches, 2)
+    metric = tf.math.l2_normalize(tf.cast(metric, tf.float32), axis=-1)
+    seeking, partner = (tf.gather(metric, i, axis=1) for i in (old_seekers, old_partners))
     likeness = tf.matmul(seeking, partner, transpose_b=True)  # [B, seekers, partners]
     choice = tf.argmax(likeness, axis=-1, output_type=tf.int32)  # [B, seekers]
     leaving = tf.math.top_k(tf.reduce_max(likeness, axis=-1), count).indices  # [B, count]
-    leaves = tf.reduce_sum(tf.one_hot(leaving, seekers, dtype=tf.int32), 1)  # [B, seekers]: 0 or 1
+    stays = 1 - tf.reduce_sum(tf.one_hot(leaving, seekers, dtype=tf.int32), 1)  # [B, seekers]
 
-    # Where each token goes: prefix tokens, seekers that stay, in their order, then partners.
+    # The new order: prefix tokens, seekers that stay, in their order, then partners.
     staying = seekers - count
-    place = tf.where(leaves > 0, staying + choice, tf.cumsum(1 - leaves, axis=1) - 1) + first
     batch = tf.shape(x)[0]
-    prefix = tf.tile(tf.range(first)[None], [batch, 1])
-    others = tf.tile(tf.range(partners)[None] + first + staying, [batch, 1])
-    by_kind = tf.concat([prefix, place, others], axis=1)
+
+    def of_all(numbers: np.ndarray) -> tf.Tensor:
+        return tf.tile(tf.constant(numbers, tf.int32)[None], [batch, 1])
+
+    among_staying = tf.math.top_k(stays, staying).indices  # of equals, the first come first
+    kept = [of_all(np.arange(first)), first + 2 * among_staying + 1, of_all(old_partners)]
+    kept = tf.concat(kept, axis=1)  # [B, N - count]: where each was
+    gone = first + 2 * leaving + 1  # [B, count]
+    chosen = tf.gather(choice, leaving, batch_dims=1)
+    old_place, place = first + 2 * chosen, first + staying + chosen  # [B, count], of the chosen
+
+    sizes = tf.gather(merged.sizes, kept, batch_dims=1)  # [B, N - count]
+    coming = tf.gather(merged.sizes, gone, batch_dims=1)
+    sizes = _add_at(sizes, place, coming)
+    # A mean moves towards what joins it by its share: only the chosen tokens change.
+    share = coming / tf.gather(sizes, place, batch_dims=1)
+    difference = tf.gather(x, gone, batch_dims=1) - tf.gather(x, old_place, batch_dims=1)
+    difference *= share[..., None]  # [B, count, D]
+    parts, start = [], 0
+    for length in stream_lengths(x.shape[1] - count, streams):
+        part = tf.gather(x, kept[:, start : start + length], batch_dims=1)
+        here = (place >= start) & (place < start + length)
+        some = tf.where(here[..., None], difference, tf.zeros_like(difference))
+        parts.append(_add_at(part, tf.clip_by_value(place - start, 0, length - 1), some))
+        start += length
+
+    moves = tf.where(stays > 0, tf.cumsum(stays, axis=1) - 1, staying + choice) + first
+    new_partners = of_all(np.arange(first + staying, first + staying + partners))
+    by_kind = tf.concat([of_all(np.arange(first)), moves, new_partners], axis=1)
     order = np.arange(patches)
     order = np.where(order % 2, order // 2, seekers + order // 2) + first
     moved = tf.gather(by_kind, np.concatenate([np.arange(first), order]), axis=1)  # [B, N]
-
-    # One product takes every token there, as often as it counts: fewer passes over the tokens than
-    # gathering and adding them.
-    parts, sizes, start = [], [], 0
-    for length in stream_lengths(x.shape[1] - count, streams):
-        goes = tf.one_hot(moved - start, length, dtype=x.dtype)  # [B, N, n]
-        goes *= merged.sizes[..., None]
-        sizes.append(tf.reduce_sum(goes, axis=1))  # [B, n]
-        parts.append(tf.matmul(goes, x, transpose_a=True) / sizes[-1][..., None])
-        start += length
     places = tf.gather(moved, merged.places, batch_dims=1)
-    return parts, Merged(tf.concat(sizes, axis=1), places, merged.fewer + count)
+    return parts, Merged(sizes, places, merged.fewer + count)
+
+
+def _add_at(x: tf.Tensor, places: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Tokens [B, N, ...] with values [B, n, ...] added at places [B, n], which may be the same."""
+    rows = tf.broadcast_to(tf.range(tf.shape(x)[0])[:, None], tf.shape(places))
+    return tf.tensor_scatter_nd_add(x, tf.stack([rows, places], axis=-1), values)
 
 
 def merging_block(
