@@ -147,7 +147,7 @@ def merge(
     """
     first = num_prefix_tokens
     patches = x.shape[1] - first
-    seekers, partners = patches // 2, patches - patches // 2
+    seekers = patches // 2
     count = min(count, seekers)
     if not count:
         return side_by_side(x, streams), merged
@@ -156,7 +156,7 @@ def merge(
     old_partners = np.arange(first, first + patches, 2)
     metric = tf.math.l2_normalize(tf.cast(metric, tf.float32), axis=-1)
     seeking, partner = (tf.gather(metric, i, axis=1) for i in (old_seekers, old_partners))
-    likeness = tf.matmul(seeking, partner, transpose_b=True)  # [B, seekers, partners]
+    likeness = tf.matmul(seeking, partner, transpose_b=True)  # [B, seekers, others]
     choice = tf.argmax(likeness, axis=-1, output_type=tf.int32)  # [B, seekers]
     leaving = tf.math.top_k(tf.reduce_max(likeness, axis=-1), count).indices  # [B, count]
     stays = 1 - tf.reduce_sum(tf.one_hot(leaving, seekers, dtype=tf.int32), 1)  # [B, seekers]
@@ -190,12 +190,9 @@ def merge(
         parts.append(_add_at(part, tf.clip_by_value(place - start, 0, length - 1), some))
         start += length
 
-    moves = tf.where(stays > 0, tf.cumsum(stays, axis=1) - 1, staying + choice) + first
-    new_partners = of_all(np.arange(first + staying, first + staying + partners))
-    by_kind = tf.concat([of_all(np.arange(first)), moves, new_partners], axis=1)
-    order = np.arange(patches)
-    order = np.where(order % 2, order // 2, seekers + order // 2) + first
-    moved = tf.gather(by_kind, np.concatenate([np.arange(first), order]), axis=1)  # [B, N]
+    before = tf.concat([kept, gone], axis=1)  # [B, N], each of them once
+    after = tf.concat([of_all(np.arange(x.shape[1] - count)), place], axis=1)
+    moved = _add_at(tf.zeros_like(before), before, after)
     places = tf.gather(moved, merged.places, batch_dims=1)
     return parts, Merged(sizes, places, merged.fewer + count)
 
