@@ -194,8 +194,8 @@ def build_limit(task: Task) -> tuple[Step, dict[str, Any]]:
     """The matrix products of a model and nothing else: what no implementation can go below.
 
     The four products of each block, with operands of the model's own shapes, one after the other in
-    the form that is fastest here: with the kernel as it is, on its side, or a cache line wider, as
-    `serving.fused` writes them, and in as many streams. Those of attention are left out.
+    the form that is fastest here: with the kernel as it is, a cache line wider, as `serving.fused`
+    writes those that collide, or on its side; in as many streams. Those of attention are left out.
 
     Args:
         task: of kind "limit".

@@ -126,8 +126,8 @@ def test_tokens_that_the_head_does_not_see_cost_nothing():
 
 
 @pytest.mark.parametrize("options", [{}, {"gated_mlp": True}, {"scale_mlp_norm": True}])
-@pytest.mark.parametrize(("width", "part"), [(512, 256), (256, 512)])
-def test_no_kernel_has_rows_that_collide(options, width, part):
+@pytest.mark.parametrize("width", [512, 256])
+def test_no_kernel_has_rows_that_collide(options, width):
     """They are read several times more slowly, unless they are longer; what is more is cut off."""
     sizes = {"hidden_dim": width, "mlp_dim": 1024, "num_classes": 1000}
     model = make({"pooling": "avg", **sizes, **options})
@@ -136,10 +136,8 @@ def test_no_kernel_has_rows_that_collide(options, width, part):
     graph = served.get_concrete_function().graph
     products = [op for op in graph.get_operations() if op.type == "MatMul"]
     assert len(products) == 1 + 2 * 4 + 1  # the first makes the patches, the last is the head
-    rows, columns = zip(*(product.inputs[1].shape for product in products), strict=True)
-    in_pieces = [n for k, n in zip(rows, columns, strict=True) if k >= 512 and n % 256 == 0]
-    assert not any(n % part == 0 for n in columns)
-    assert not in_pieces
+    for rows, columns in (product.inputs[1].shape for product in products):
+        assert columns % (256 if rows >= 512 else 512)
     expected = model(images(model))
     np.testing.assert_allclose(served(images(model)), expected, atol=2e-5 * np.abs(expected).max())
 
