@@ -125,7 +125,9 @@ def test_tokens_that_the_head_does_not_see_cost_nothing():
     assert rows == [*first, tokens, seen, *[seen] * 4]
 
 
-@pytest.mark.parametrize("options", [{}, {"gated_mlp": True}, {"scale_mlp_norm": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"pooling": "token"}, {"gated_mlp": True}, {"scale_mlp_norm": True}]
+)
 @pytest.mark.parametrize("width", [512, 256])
 def test_no_kernel_has_rows_that_collide(options, width):
     """They are read several times more slowly, unless they are longer; what is more is cut off."""
