@@ -115,7 +115,7 @@ def export_model(
     served = ServedModel(copy, top_k, token_merging, streams)
     signatures = served.signatures()
     with staging_directory(base) as directory:
-        write_saved_model(directory, signatures, copy.preprocessing.fingerprint)
+        write_saved_model(directory, signatures, copy.preprocessing.fingerprint, served.called)
         (directory / "batching_params.pbtxt").write_text(batching.to_text())
         write_card(directory, copy, dtype, token_merging, served.parts.streams, origin or Origin())
         write_warmup(directory, signatures, batch_sizes, copy.preprocessing.output_shape[:2])

@@ -8,11 +8,14 @@ TF Serving's loader finds nothing else to restore.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from serving.flat_graph import Body, bodies, flatten
 
 # The outputs of every signature are called `preprocessing_FINGERPRINT/SIGNATURE/OUTPUT`: of a
 # loaded model TF Serving keeps only the signatures, and GetModelMetadata returns them with the
@@ -20,13 +23,20 @@ import tensorflow as tf
 PREFIX = "preprocessing_"
 
 
-def write_saved_model(directory: Path, signatures: Mapping[str, Any], fingerprint: str) -> None:
+def write_saved_model(
+    directory: Path,
+    signatures: Mapping[str, Any],
+    fingerprint: str,
+    called: Collection[Any] = (),
+) -> None:
     """Write a SavedModel as TensorFlow 1 did, which every TF Serving loads.
 
     Args:
         directory: to write, empty or not there.
         signatures: concrete functions by name; each gives a dict of tensors.
         fingerprint: of the preprocessing, for the names of the outputs.
+        called: concrete functions whose operations take the place of calls in the signatures.
+            Default: none; other functions stay what they are.
 
     Example:
         >>> import tempfile
@@ -37,40 +47,47 @@ def write_saved_model(directory: Path, signatures: Mapping[str, Any], fingerprin
         True
     """
     used = {id(v.handle): v for f in signatures.values() for v in f.graph.variables}
-    values = {key: variable.numpy() for key, variable in used.items()}
-    with tf.Graph().as_default() as graph, tf.compat.v1.Session() as session:
+    written_out = bodies(called)
+    with tf.Graph().as_default() as graph:
         weights = {
             key: tf.compat.v1.get_variable(
                 f"weights/{number:03d}",
-                value.shape,
-                value.dtype,
+                variable.shape,
+                variable.dtype,
                 tf.compat.v1.zeros_initializer(),
                 use_resource=True,
             )
-            for number, (key, value) in enumerate(values.items())
+            for number, (key, variable) in enumerate(used.items())
         }
-        if weights:
-            # Fed, since an initial value would stand in the graph a second time. Before the
-            # signatures are there, since each run of a session prepares the whole graph.
-            session.run(
-                [weight.initializer for weight in weights.values()],
-                {weight.initializer.inputs[1]: values[key] for key, weight in weights.items()},
-            )
         definitions = {
-            name: _signature(name, function, weights, f"{PREFIX}{fingerprint}")
+            name: _signature(name, function, weights, f"{PREFIX}{fingerprint}", written_out)
             for name, function in signatures.items()
         }
-        saver = tf.compat.v1.train.Saver(list(weights.values())) if weights else None
-        for node in graph.get_operations():
-            node._set_device("")
-        builder = tf.compat.v1.saved_model.Builder(str(directory))
-        builder.add_meta_graph_and_variables(
-            session, ["serve"], definitions, saver=saver, strip_default_attrs=True
+        saver = tf.compat.v1.train.Saver(list(weights.values()), allow_empty=True)
+        meta_graph = tf.compat.v1.train.export_meta_graph(
+            graph_def=graph.as_graph_def(),
+            saver_def=saver.as_saver_def(),
+            strip_default_attrs=True,
         )
-        builder.save()
+    meta_graph.meta_info_def.tags.append("serve")
+    for name, definition in definitions.items():
+        meta_graph.signature_def[name].CopyFrom(definition)
+    saved_model = saved_model_pb2.SavedModel(saved_model_schema_version=1, meta_graphs=[meta_graph])
+    (directory / "variables").mkdir(parents=True, exist_ok=True)
+    (directory / "saved_model.pb").write_bytes(saved_model.SerializeToString(deterministic=True))
+    if weights:
+        # As a saver would, but from where they are, without a session and its copies.
+        tf.raw_ops.SaveV2(
+            prefix=str(directory / "variables" / "variables"),
+            tensor_names=[weight.op.name for weight in weights.values()],
+            shape_and_slices=[""] * len(weights),
+            tensors=[variable.value() for variable in used.values()],
+        )
 
 
-def _signature(name: str, function: Any, weights: Mapping[int, Any], prefix: str) -> Any:
+def _signature(
+    name: str, function: Any, weights: Mapping[int, Any], prefix: str, called: Mapping[str, Body]
+) -> Any:
     """Copy a function's operations into the current graph."""
     captures = {
         inside.name: weights[id(outside)].handle
@@ -82,7 +99,10 @@ def _signature(name: str, function: Any, weights: Mapping[int, Any], prefix: str
     (given,) = (t for t in function.graph.inputs if t.name not in captures)
     fetched = [given.name, *(tensor.name for tensor in outputs.values())]
     given, *tensors = tf.import_graph_def(
-        function.graph.as_graph_def(), captures, return_elements=fetched, name=name
+        flatten(function.graph.as_graph_def(), called),
+        captures,
+        return_elements=fetched,
+        name=name,
     )
     named = {}
     with tf.name_scope(f"{prefix}/{name}/"):

@@ -7,6 +7,7 @@ answers an empty batch, and has the batch as the first dimension of every output
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
@@ -47,6 +48,9 @@ class ServedModel:
         bytes_spec = tf.TensorSpec([], tf.string)
         self._decode = tf.function(model.preprocessing, [bytes_spec], autograph=False)
         self.parts = fuse(model, token_merging, streams)
+        images = [tf.TensorSpec([None, *self._preprocessing.output_shape])]
+        self._answer = tf.function(self._embedding_and_probabilities, images, autograph=False)
+        self._rollout = tf.function(self.parts.rollout, images, autograph=False)
         self._top_k = min(top_k, model.num_classes)
         self._labels = list(model.labels or map(str, range(model.num_classes)))
 
@@ -55,7 +59,8 @@ class ServedModel:
 
         Returns:
             `embed` and `attention`, and, if the model has a head, `serving_default`,
-            `probabilities`, `images` and `classify`: concrete functions for `write_saved_model`.
+            `probabilities`, `images` and `classify`: concrete functions for `write_saved_model`,
+            which call those of `called`.
         """
         image_bytes = tf.TensorSpec([None], tf.string, name="image_bytes")
         signatures: dict[str, tuple[Callable[..., Outputs], tf.TensorSpec]] = {
@@ -76,6 +81,11 @@ class ServedModel:
             for name, (function, spec) in signatures.items()
         }
 
+    @property
+    def called(self) -> list[Any]:
+        """The concrete functions of the model, which the signatures call."""
+        return [function.get_concrete_function() for function in (self._answer, self._rollout)]
+
     # === Signatures ===
 
     def _serving_default(self, image_bytes: tf.Tensor) -> Outputs:
@@ -94,7 +104,7 @@ class ServedModel:
         return {"embedding": embedding, "valid": valid}
 
     def _attention(self, image_bytes: tf.Tensor) -> Outputs:
-        attention, valid = self._from_bytes(image_bytes, self.parts.rollout)
+        attention, valid = self._from_bytes(image_bytes, self._rollout)
         return {"attention": attention, "valid": valid}
 
     def _images(self, images: tf.Tensor) -> Outputs:
@@ -125,13 +135,17 @@ class ServedModel:
 
     # === Parts ===
 
-    def _softmax(self, images: tf.Tensor) -> tf.Tensor:
-        """Normalised images [N, H, W, 3] to probabilities, float32 [N, num_classes]."""
-        return tf.nn.softmax(tf.cast(self.parts.logits(images), tf.float32))
+    def _embedding_and_probabilities(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Normalised images [N, H, W, 3] to what the head sees [N, D], and [N, num_classes]."""
+        representation, logits = self.parts.answer(images)
+        probabilities = tf.nn.softmax(tf.cast(logits, tf.float32))
+        return tf.cast(representation, tf.float32), probabilities
 
     def _embedding(self, images: tf.Tensor) -> tf.Tensor:
-        """Normalised images [N, H, W, 3] to what the head sees, float32 [N, D]."""
-        return tf.cast(self.parts.representation(images), tf.float32)
+        return self._answer(images)[0]
+
+    def _softmax(self, images: tf.Tensor) -> tf.Tensor:
+        return self._answer(images)[1]
 
     def _top(self, probabilities: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The best classes, string [N, K], and their scores, float32 [N, K], best first."""

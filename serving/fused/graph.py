@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -38,16 +38,22 @@ class Parts:
     """What signatures are made of; each takes normalised images [B, H, W, C].
 
     Args:
-        logits: gives [B, num_classes].
-        representation: what the head sees, [B, D].
+        answer: gives what the head sees, [B, D], and logits [B, num_classes].
         rollout: `keras_vit.attention_rollout`, float32 [B, rows, columns].
         streams: how many parts of the tokens are computed at the same time all the way.
     """
 
-    logits: Function
-    representation: Function
+    answer: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
     rollout: Function
     streams: int
+
+    def representation(self, images: tf.Tensor) -> tf.Tensor:
+        """What the head sees, [B, D]."""
+        return self.answer(images)[0]
+
+    def logits(self, images: tf.Tensor) -> tf.Tensor:
+        """[B, num_classes]."""
+        return self.answer(images)[1]
 
 
 def fuse(
@@ -110,8 +116,9 @@ def fuse(
             x = spread(tf.concat(parts, axis=1), tokens)
         return model._finish(x * tf.constant(1 / scale, x.dtype))
 
-    def finish(images: tf.Tensor) -> tuple[Any, ...]:
-        return merged(images) if counts else encode(images)[1]
+    def answer(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        _, representation, logits, *_ = merged(images) if counts else encode(images)[1]
+        return representation, logits
 
     def rollout(images: tf.Tensor) -> tf.Tensor:
         (rows, columns), (pooled, *_), maps = encode(images, with_maps=True)
@@ -120,12 +127,7 @@ def fuse(
             tokens = tf.matmul(tokens, transition(weights))  # [B, 1, N]
         return tf.reshape(tokens[:, 0, model.num_prefix_tokens :], [-1, rows, columns])
 
-    return Parts(
-        logits=lambda images: finish(images)[2],
-        representation=lambda images: finish(images)[1],
-        rollout=rollout,
-        streams=streams,
-    )
+    return Parts(answer, rollout, streams)
 
 
 def check_token_merging(model: VisionTransformer) -> None:

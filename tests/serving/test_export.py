@@ -1,5 +1,6 @@
 """The export: what it holds, how it answers, and that a bad one never appears."""
 
+import collections
 import json
 import subprocess
 import sys
@@ -167,27 +168,40 @@ def test_each_weight_is_stored_once(base, model):
     assert matrices <= stored <= model.count_params()
 
 
-def test_weights_are_written_in_one_run(tmp_path, monkeypatch):
-    """Each run of a session prepares the whole graph."""
+def test_functions_are_written_out_without_repetitions(tmp_path, monkeypatch):
+    """And weights are written from where they are: a session would copy them."""
     variables = [tf.Variable(float(number)) for number in range(5)]
+    spec = [tf.TensorSpec([], name="x")]
 
-    @tf.function(input_signature=[tf.TensorSpec([], name="x")])
-    def total(x):
-        return {"total": tf.add_n([x, *variables])}
+    @tf.function(input_signature=spec, autograph=False)
+    def total_and_one(x):
+        first, second = (tf.add_n([x, *variables, *tf.unstack(tf.ones([2]))]) for _ in range(2))
+        return first + second, x + 1
 
-    runs = []
-    run = tf.compat.v1.Session.run
+    @tf.function(input_signature=spec, autograph=False)
+    def signature(x):
+        total, one = total_and_one(x * 2)
+        tf.debugging.assert_positive(x)  # what follows in the function waits for it
+        return {"total": total, "one": one * total_and_one(x)[1]}
 
-    def counted(self, *given, **more):
-        runs.append(given[0])
-        return run(self, *given, **more)
-
-    monkeypatch.setattr(tf.compat.v1.Session, "run", counted)
-    write_saved_model(tmp_path, {"total": total.get_concrete_function()}, "0" * 12)
-    assert len(runs) == 2  # the last is of the file
+    monkeypatch.setattr(tf.compat.v1.Session, "run", None)
+    function = signature.get_concrete_function()
+    called = [total_and_one.get_concrete_function()]
+    write_saved_model(tmp_path, {"sums": function}, "0" * 12, called)
+    monkeypatch.undo()
     values = tf.train.load_checkpoint(str(tmp_path / "variables" / "variables"))
     names = values.get_variable_to_shape_map()
     assert sorted(float(values.get_tensor(name)) for name in names) == [0, 1, 2, 3, 4]
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session() as session:
+        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(tmp_path))
+        outputs = loaded.signature_def["sums"].outputs
+        fetches = {key: info.name for key, info in outputs.items()}
+        given = loaded.signature_def["sums"].inputs["x"].name
+        assert session.run(fetches, {given: 3.0}) == {"total": 36, "one": 7 * 4}
+    kinds = collections.Counter(op.type for op in graph.get_operations() if "sums" in op.name)
+    assert not [kind for kind in kinds if "Call" in kind]
+    assert kinds["AddN"] == 2  # one for each call
+    assert kinds["ReadVariableOp"] == 2 * 5
 
 
 @pytest.fixture
