@@ -12,6 +12,8 @@ import logging
 import os
 import sys
 
+from keras_vit_cli.lean_imports import use_lean_imports
+
 # command -> module and what it does; the module is imported only when the command runs.
 COMMANDS = {
     "demo": "train on real digits, export, serve, and check every answer",
@@ -64,6 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     # TensorFlow and Keras leave some million objects, and Python looks for garbage among them: at
     # its own threshold, a fifth of the time of importing them.
     gc.set_threshold(50_000, 20, 20)
+    use_lean_imports()
     try:
         importlib.import_module(f"keras_vit_cli.{command}").run(rest)
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
+import importlib.util
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -112,7 +113,10 @@ def check_export(
 
 def check_images() -> list[bytes]:
     """Two photographs that come with scikit-learn, as they are in its package: JPEG bytes."""
-    folder = importlib.resources.files("sklearn") / "datasets" / "images"
+    package = importlib.util.find_spec("sklearn")  # importing it takes a second
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("scikit-learn is not installed", name="sklearn")
+    folder = Path(package.origin).parent / "datasets" / "images"
     return [(folder / name).read_bytes() for name in ("china.jpg", "flower.jpg")]
 
 

@@ -46,6 +46,19 @@ def test_help_needs_no_heavy_import():
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
 
 
+def test_what_keras_does_without_is_imported_when_it_is_used():
+    script = (
+        "import sys\n"
+        "from keras_vit_cli import main\n"
+        "main(['versions', '--help'])\n"
+        "import keras_vit\n"
+        "early = {'matplotlib', 'sklearn'} & set(sys.modules)\n"
+        "assert not early, early\n"
+        "import matplotlib.pyplot, sklearn.datasets\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
 def test_wrong_usage_is_refused(keras_vit, tmp_path):
     assert keras_vit("fly")[0] == 2
     status, _, errors = keras_vit("train", "digits", "--workdir", tmp_path, "--learning-rat", "1")
