@@ -115,7 +115,11 @@ def check_images() -> list[bytes]:
     """Two photographs that come with scikit-learn, as they are in its package: JPEG bytes."""
     package = importlib.util.find_spec("sklearn")  # importing it takes a second
     if package is None or package.origin is None:
-        raise ModuleNotFoundError("scikit-learn is not installed", name="sklearn")
+        raise ModuleNotFoundError(
+            "scikit-learn, whose photographs the check takes, is not installed: "
+            "pip install 'keras-vit[tensorflow]'",
+            name="sklearn",
+        )
     folder = Path(package.origin).parent / "datasets" / "images"
     return [(folder / name).read_bytes() for name in ("china.jpg", "flower.jpg")]
 

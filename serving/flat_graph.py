@@ -33,6 +33,14 @@ def bodies(functions: Iterable[Any]) -> dict[str, Body]:
 
     Returns:
         A `Body` for each, by the function's name.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> spec = [tf.TensorSpec([None])]
+        >>> twice = tf.function(lambda x: (x + 1) * (x + 1), input_signature=spec)
+        >>> (body,) = bodies([twice.get_concrete_function()]).values()
+        >>> [node.op for node in body.nodes]
+        ['Const', 'AddV2', 'Mul', 'Identity']
     """
     found = {}
     for function in functions:
@@ -56,6 +64,9 @@ def flatten(definition: Any, called: Mapping[str, Body]) -> Any:
         The same graph without devices and without calls of these functions, whose operations are
         named after the call.
 
+    Raises:
+        ValueError: if such a call waits for operations whose tensors it does not take.
+
     Example:
         >>> import tensorflow as tf
         >>> spec = [tf.TensorSpec([None])]
@@ -70,7 +81,7 @@ def flatten(definition: Any, called: Mapping[str, Body]) -> Any:
     flat.library.function.extend(f for f in functions if f.signature.name not in called)
     gotten: dict[str, str] = {}  # the tensors of calls
     # Functions that change nothing need not be waited for.
-    waits = {f"^{n.name}" for n in definition.node if n.op in _CALLS and _function(n) in called}
+    waits = {f"^{node.name}" for node in definition.node if _body(node, called)}
 
     def rename(name: str) -> str:
         return gotten.get(_full(name), name)
@@ -79,19 +90,24 @@ def flatten(definition: Any, called: Mapping[str, Body]) -> Any:
         copy = _copy(node, rename)
         for wait in waits.intersection(copy.input):
             copy.input.remove(wait)
-        body = called.get(_function(node)) if node.op in _CALLS else None
+        body = _body(node, called)
         if body is None:
             flat.node.append(copy)
             continue
-        # A call that waits for other operations would have more inputs than the function.
+        if more := copy.input[len(body.inputs) :]:
+            raise ValueError(
+                f"The call {node.name} waits for {', '.join(more)}, which is not written out: let "
+                f"one of its inputs wait instead, or leave its function a function."
+            )
         given = dict(zip(body.inputs, copy.input, strict=True))
         flat.node.extend(_inside(inner, f"{node.name}/", given) for inner in body.nodes)
         gotten |= {f"{node.name}:{i}": f"{node.name}/{n}" for i, n in enumerate(body.outputs)}
     return flat
 
 
-def _function(call: Any) -> str:
-    return call.attr["f"].func.name
+def _body(node: Any, called: Mapping[str, Body]) -> Body | None:
+    """What a node stands for, if it is a call that is to be written out."""
+    return called.get(node.attr["f"].func.name) if node.op in _CALLS else None
 
 
 def _inside(node: Any, prefix: str, given: Mapping[str, str]) -> Any:

@@ -19,6 +19,7 @@ from keras_vit.lora import add_lora
 from serving.configuration.batching import BatchingParameters
 from serving.export import export_model, serving_copy
 from serving.export_check import CheckResult, check_export, check_images
+from serving.flat_graph import bodies, flatten
 from serving.saved_model import write_saved_model
 from serving.version_directory import list_versions, staging_directory
 
@@ -181,7 +182,7 @@ def test_functions_are_written_out_without_repetitions(tmp_path, monkeypatch):
     @tf.function(input_signature=spec, autograph=False)
     def signature(x):
         total, one = total_and_one(x * 2)
-        tf.debugging.assert_positive(x)  # what follows in the function waits for it
+        tf.debugging.assert_positive(x)  # what is returned waits for this, and for the calls
         return {"total": total, "one": one * total_and_one(x)[1]}
 
     monkeypatch.setattr(tf.compat.v1.Session, "run", None)
@@ -202,6 +203,20 @@ def test_functions_are_written_out_without_repetitions(tmp_path, monkeypatch):
     assert not [kind for kind in kinds if "Call" in kind]
     assert kinds["AddN"] == 2  # one for each call
     assert kinds["ReadVariableOp"] == 2 * 5
+
+
+def test_a_call_that_waits_for_something_is_not_written_out():
+    spec = [tf.TensorSpec([], name="x")]
+    double = tf.function(lambda x: 2 * x, input_signature=spec).get_concrete_function()
+
+    @tf.function(input_signature=spec)
+    def waits(x):
+        with tf.control_dependencies([tf.identity(x, name="first")]):
+            return double(x)
+
+    definition = waits.get_concrete_function().graph.as_graph_def()
+    with pytest.raises(ValueError, match=r"waits for \^first.*leave its function a function"):
+        flatten(definition, bodies([double]))
 
 
 @pytest.fixture
