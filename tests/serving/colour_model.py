@@ -6,6 +6,8 @@ import numpy as np
 from PIL import Image
 
 LABELS = ("red", "green", "blue")
+# An image for each label.
+COLOURS = {"a.png": (250, 0, 0), "b.png": (0, 250, 0), "c.png": (0, 0, 250)}
 
 
 def write_model(path, *, labels=LABELS):

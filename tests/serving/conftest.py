@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from colour_model import write_model
+from colour_model import COLOURS, png, write_model
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +39,20 @@ def server(exported, tmp_path_factory):
     shutil.copytree(exported, folder / "1")
     with LocalServer([ModelConfig("colours", str(folder))], port=0) as running:
         yield running
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder in folders: seven images, two files that are none, and what is not looked at."""
+    folder = tmp_path / "photos"
+    (folder / "more" / "deep").mkdir(parents=True)
+    for name, colour in COLOURS.items():
+        (folder / name).write_bytes(png(colour))
+        (folder / "more" / "deep" / name).write_bytes(png(colour))
+    (folder / "more" / "d.PNG").write_bytes(png((9, 9, 200)))
+    (folder / "more" / "bad.jpg").write_bytes(b"no image")
+    (folder / "more" / "empty.png").write_bytes(b"")
+    (folder / "notes.txt").write_text("not an image")
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "e.png").write_bytes(png((1, 1, 1)))
+    return folder
