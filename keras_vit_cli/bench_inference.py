@@ -35,7 +35,8 @@ def bench_inference(
 
     Args:
         model: a name of `keras-vit models`; weights are random.
-        dtype: of weights and computation.
+        dtype: of the weights. In bfloat16 our export computes as `keras-vit export` chooses: in
+            float32 on a processor without instructions for bfloat16.
         batch_size: images of a step.
         image_size: of a side, in pixels.
         threads: for each contender.
@@ -47,18 +48,20 @@ def bench_inference(
         streams: parts of the tokens that our export computes at the same time, as `keras-vit export
             --streams` has them; with as many threads each part has one.
         pack_weights: let our export pack its weights once, as `keras-vit serve --pack-weights`
-            does; by default in bfloat16.
+            does; by default where it computes in bfloat16.
         profile: show which kernels the time of our export goes into.
         json_file: write the results here.
     """
-    if pack_weights is None:
-        pack_weights = dtype == "bfloat16"
-
     from keras_vit.variants import get_variant
     from keras_vit_cli.benchmarks.command import measure, write
     from keras_vit_cli.benchmarks.runner import Task
     from keras_vit_cli.benchmarks.tables import print_table
+    from serving.processor import compute_dtype_for
     from serving.threads import STREAMS
+
+    compute_dtype = compute_dtype_for(dtype)
+    if pack_weights is None:
+        pack_weights = compute_dtype == "bfloat16"
 
     task = Task(
         "images" if images else "inference",
@@ -70,7 +73,7 @@ def bench_inference(
         {
             "files": [str(file) for file in images],
             "pack_weights": pack_weights,
-            "streams": STREAMS[dtype] if streams is None else streams,
+            "streams": STREAMS[compute_dtype] if streams is None else streams,
         },
     )
     report = measure(task, against, rounds, seconds, passes=1, with_limit=True)

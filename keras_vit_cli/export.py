@@ -16,6 +16,7 @@ def export(
     base: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BASE")],
     version: int | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     top_k: int = 10,
     batch_sizes: tuple[int, ...] = (1, 2, 4, 8),
     image_size: int | tuple[int, int] | None = None,
@@ -35,7 +36,10 @@ def export(
             timm or transformers, hf://org/name, https://… or gs://…
         base: the directory of the served model; its name is the model's name on the server.
         version: the number N; the next free one if left out.
-        dtype: of weights and computation; bfloat16 halves the size.
+        dtype: of the weights; bfloat16 halves the size.
+        compute_dtype: that the weights are loaded as and the model computes in. auto is that of the
+            weights, but float32 where this machine has no instructions for bfloat16: say bfloat16
+            if the server has them.
         top_k: how many classes an answer holds, at most.
         batch_sizes: that a server with batching runs the model at; each is warmed up before the
             version answers. Fewer start faster.
@@ -45,8 +49,8 @@ def export(
             little. `keras-vit bench token-merging` shows by how much.
         token_merging_schedule: decreasing: twice as many in the first block, none in the last.
         streams: in how many parts the tokens are computed at the same time: the number of the
-            server's cores where these are few, 1 for a GPU; 2 in float32 and 1 in bfloat16 if left
-            out.
+            server's cores where these are few, 1 for a GPU; if left out 2 where it computes in
+            float32 and 1 in bfloat16.
         recover_truncated: decode a JPEG that is cut short as far as it goes, instead of answering
             valid=False.
         architecture: a timm name, for arrays that do not say of which model they are.
@@ -63,6 +67,7 @@ def export(
         base,
         version=version,
         dtype=dtype,
+        compute_dtype=None if compute_dtype == "auto" else compute_dtype,
         top_k=top_k,
         batch_sizes=batch_sizes,
         token_merging=merging,
@@ -75,6 +80,7 @@ def export(
     print(
         f"{result.path}\n"
         f"  signatures   {', '.join(result.signatures)}\n"
+        f"  weights      {dtype}, computes in {result.compute_dtype}\n"
         f"  size         {result.megabytes:.1f} MB\n"
         f"  time to load {result.load_seconds:.2f} s\n"
         f"  checked      largest difference from {reference} {result.largest_difference:.1e}\n"

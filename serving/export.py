@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from keras_vit import VisionTransformer
 from keras_vit.atomic_files import publish
@@ -15,6 +16,7 @@ from serving.configuration.batching import BatchingParameters
 from serving.export_check import check_export
 from serving.fused import TokenMerging, check_token_merging
 from serving.model_card import Origin, write_card
+from serving.processor import compute_dtype_for
 from serving.saved_model import write_saved_model
 from serving.signatures import MAX_IMAGES, ServedModel
 from serving.threads import STREAMS
@@ -33,6 +35,7 @@ class Export:
         path: the version's directory, `BASE/N`.
         version: N.
         signatures: the names of its signatures.
+        compute_dtype: that it computes in.
         megabytes: size on disk, in units of a million bytes.
         load_seconds: how long it took to load.
         largest_difference: between the served probabilities and the Keras model's; with token
@@ -42,6 +45,7 @@ class Export:
     path: Path
     version: int
     signatures: tuple[str, ...]
+    compute_dtype: str
     megabytes: float
     load_seconds: float
     largest_difference: float
@@ -53,6 +57,7 @@ def export_model(
     *,
     version: int | None = None,
     dtype: str = "float32",
+    compute_dtype: str | None = None,
     top_k: int = 10,
     batch_sizes: Sequence[int] = BATCH_SIZES,
     token_merging: TokenMerging | None = None,
@@ -69,7 +74,10 @@ def export_model(
         model: the model, with its preprocessing and labels.
         base: the directory of the served model; made if it does not exist.
         version: the number N, positive. Default None: one more than the highest there.
-        dtype: "float32" or "bfloat16" for weights and computation; outputs are float32.
+        dtype: "float32" or "bfloat16", of the weights in the file.
+        compute_dtype: that they are loaded as and the model computes in; outputs are float32
+            always. Default None: that of the weights, but float32 where this machine has no
+            instructions for bfloat16 (`serving.processor`).
         top_k: how many classes an answer holds, at most. Default 10.
         batch_sizes: that a server with batching runs the model at, increasing; each is warmed up.
             Default 1, 2, 4 and 8.
@@ -78,7 +86,7 @@ def export_model(
         streams: in how many parts the tokens are computed at the same time, at least 1; best the
             number of the server's cores where these are few, and 1 for a GPU. Models with a
             convolutional stem, differential attention or no fixed input size have one. Default
-            None: `STREAMS` of the dtype.
+            None: `STREAMS` of the computation's dtype.
         origin: what the model card says about where the model comes from. Default None: nothing.
 
     Returns:
@@ -95,11 +103,10 @@ def export_model(
         >>> export_model(model, tempfile.mkdtemp()).version
         1
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {DTYPES}, not {dtype!r}.")
+    compute_dtype = _compute_dtype(dtype, compute_dtype)
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k}.")
-    streams = STREAMS[dtype] if streams is None else streams
+    streams = STREAMS[compute_dtype] if streams is None else streams
     if streams < 1:
         raise ValueError(
             f"streams must be at least 1, not {streams}: give the number of the server's cores, or "
@@ -110,12 +117,13 @@ def export_model(
     _target(base, version)
     if token_merging is not None:
         check_token_merging(model)
-    copy = serving_copy(model, dtype)
+    copy = serving_copy(model, compute_dtype)
     # Keeps the weights that the signatures use.
     served = ServedModel(copy, top_k, token_merging, streams)
     signatures = served.signatures()
     with staging_directory(base) as directory:
-        write_saved_model(directory, signatures, copy.preprocessing.fingerprint, served.called)
+        fingerprint = copy.preprocessing.fingerprint
+        write_saved_model(directory, signatures, fingerprint, served.called, dtype)
         (directory / "batching_params.pbtxt").write_text(batching.to_text())
         write_card(directory, copy, dtype, token_merging, served.parts.streams, origin or Origin())
         write_warmup(directory, signatures, batch_sizes, copy.preprocessing.output_shape[:2])
@@ -126,10 +134,24 @@ def export_model(
         target,
         int(target.name),
         tuple(sorted(signatures)),
+        compute_dtype,
         round(megabytes, 3),
         round(check.load_seconds, 3),
         check.largest_difference,
     )
+
+
+def _compute_dtype(dtype: str, compute_dtype: str | None) -> str:
+    for name, value in (("dtype", dtype), ("compute_dtype", compute_dtype or dtype)):
+        if value not in DTYPES:
+            raise ValueError(f"{name} must be one of {DTYPES}, not {value!r}.")
+    if (dtype, compute_dtype) == ("float32", "bfloat16"):
+        raise ValueError(
+            "compute_dtype='bfloat16' rounds the weights anyway: give dtype='bfloat16' with it, "
+            "which halves the file."
+        )
+    accelerated = any(map(tf.config.list_physical_devices, ("GPU", "TPU")))
+    return compute_dtype or compute_dtype_for(dtype, accelerated=accelerated)
 
 
 def serving_copy(model: VisionTransformer, dtype: str) -> VisionTransformer:

@@ -40,7 +40,7 @@ def model_card(
 
     Args:
         model: what is served.
-        dtype: of its weights.
+        dtype: of its weights in the file.
         token_merging: how many tokens its blocks merge, or None.
         streams: in how many parts its tokens are computed.
         origin: where it comes from.
@@ -60,6 +60,7 @@ def model_card(
         "source": origin.source,
         "accuracy": origin.accuracy,
         "dtype": dtype,
+        "compute_dtype": model.blocks[0].compute_dtype,
         "token_merging": dataclasses.asdict(token_merging) if token_merging else None,
         "streams": streams,
         **known,
@@ -80,7 +81,7 @@ def write_card(
     Args:
         directory: of the version.
         model: what is served.
-        dtype: of its weights.
+        dtype: of its weights in the file.
         token_merging: how many tokens its blocks merge, or None.
         streams: in how many parts its tokens are computed.
         origin: where it comes from.

@@ -8,12 +8,12 @@ TF Serving's loader finds nothing else to restore.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.core.protobuf import saved_model_pb2, saver_pb2
 
 from serving.flat_graph import Body, bodies, flatten
 
@@ -28,6 +28,7 @@ def write_saved_model(
     signatures: Mapping[str, Any],
     fingerprint: str,
     called: Collection[Any] = (),
+    dtype: str = "float32",
 ) -> None:
     """Write a SavedModel as TensorFlow 1 did, which every TF Serving loads.
 
@@ -37,6 +38,8 @@ def write_saved_model(
         fingerprint: of the preprocessing, for the names of the outputs.
         called: concrete functions whose operations take the place of calls in the signatures.
             Default: none; other functions stay what they are.
+        dtype: that float32 weights have in the file; loading makes them float32 again. Default
+            "float32".
 
     Example:
         >>> import tempfile
@@ -63,10 +66,14 @@ def write_saved_model(
             name: _signature(name, function, weights, f"{PREFIX}{fingerprint}", written_out)
             for name, function in signatures.items()
         }
-        saver = tf.compat.v1.train.Saver(list(weights.values()), allow_empty=True)
+        stored = {
+            weight.op.name: tf.as_dtype(dtype) if weight.dtype == tf.float32 else weight.dtype
+            for weight in weights.values()
+        }
+        saver = _saver(list(weights.values()), list(stored.values()))
         meta_graph = tf.compat.v1.train.export_meta_graph(
             graph_def=graph.as_graph_def(),
-            saver_def=saver.as_saver_def(),
+            saver_def=saver,
             strip_default_attrs=True,
         )
     meta_graph.meta_info_def.tags.append("serve")
@@ -79,10 +86,40 @@ def write_saved_model(
         # As a saver would, but from where they are, without a session and its copies.
         tf.raw_ops.SaveV2(
             prefix=str(directory / "variables" / "variables"),
-            tensor_names=[weight.op.name for weight in weights.values()],
-            shape_and_slices=[""] * len(weights),
-            tensors=[variable.value() for variable in used.values()],
+            tensor_names=list(stored),
+            shape_and_slices=[""] * len(stored),
+            tensors=[
+                tf.cast(variable.value(), kind)
+                for variable, kind in zip(used.values(), stored.values(), strict=True)
+            ],
         )
+
+
+def _saver(weights: Sequence[Any], stored: Sequence[tf.DType]) -> saver_pb2.SaverDef:
+    """What a loader runs to restore weights, added to the current graph.
+
+    That of `tf.compat.v1.train.Saver` would have the file hold the dtypes of the variables.
+    """
+    names, slices = [weight.op.name for weight in weights], [""] * len(weights)
+    with tf.name_scope("save"):
+        file = tf.compat.v1.placeholder_with_default("model", [], "file")
+        restoring = []
+        if weights:
+            restored = tf.raw_ops.RestoreV2(
+                prefix=file, tensor_names=names, shape_and_slices=slices, dtypes=stored
+            )
+            restoring = [
+                weight.assign(tf.cast(value, weight.dtype), read_value=False)
+                for weight, value in zip(weights, restored, strict=True)
+            ]
+        restore = tf.group(*restoring, name="restore_all")
+        save = tf.identity(file, name="saved")  # a definition needs one; nobody saves
+    return saver_pb2.SaverDef(
+        filename_tensor_name=file.name,
+        save_tensor_name=save.name,
+        restore_op_name=restore.name,
+        version=saver_pb2.SaverDef.V2,
+    )
 
 
 def _signature(

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +17,10 @@ from serving.configuration.models import ModelConfig, parse_models
 from serving.configuration.monitoring import MonitoringConfig
 from serving.configuration.tls import TlsConfig
 from serving.page.server import announce_page, page_server
+from serving.processor import advice
 from serving.startup import Plan, ServeError, announce, check_base, check_port, wait_until
 from serving.tensorflow_server import BINARY, run_binary
+from serving.threads import version_paths
 
 if TYPE_CHECKING:
     from serving.local_server.manager import ModelManager
@@ -86,10 +89,12 @@ def serve(
     if server not in ("auto", "tensorflow", "local"):
         raise ServeError(f"server is {server!r}; use 'auto', 'tensorflow' or 'local'")
     models = _models(base, name, model_config_file)
-    if not wait:
-        for model in models:
-            if "://" not in model.base_path:
+    for model in models:
+        if "://" not in model.base_path:
+            if not wait:
                 check_base(Path(model.base_path))
+            for line in advice(version_paths(Path(model.base_path))):
+                print(line, file=sys.stderr)  # scripts read what is served from the output
     if batching_parameters_file is not None and per_model_batching:
         raise ServeError(
             "a batching parameters file and batching per model exclude each other: give one"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from serving.card_file import load_card
 
-# Of an export by its dtype. In bfloat16 a product rearranges its weights before it multiplies, and
-# would do so in each stream.
+# Of an export by the dtype that it computes in. In bfloat16 a product rearranges its weights before
+# it multiplies, and would do so in each stream.
 STREAMS = {"float32": 2, "bfloat16": 1}
 
 

@@ -16,7 +16,9 @@ import tensorflow as tf
 
 import keras_vit
 from keras_vit_cli.benchmarks.runner import Task
+from serving.card_file import load_card
 from serving.fused.streams import stream_lengths
+from serving.processor import compute_dtype_for
 from serving.startup import PACK_WEIGHTS
 from serving.threads import session_threads
 
@@ -102,7 +104,12 @@ def export_session(task: Task) -> tuple[tf.compat.v1.Session, Any, dict[str, Any
         version = Path(base) / "1"
         megabytes = sum(f.stat().st_size for f in version.rglob("*") if f.is_file()) / 1e6
         session, signatures = open_session(version, task.threads)
-    return session, signatures, {"tensorflow": tf.__version__, "megabytes": round(megabytes, 1)}
+        about = {
+            "tensorflow": tf.__version__,
+            "megabytes": round(megabytes, 1),
+            "compute_dtype": load_card(version)["compute_dtype"],
+        }
+    return session, signatures, about
 
 
 def _export(task: Task, base: str) -> None:
@@ -193,9 +200,10 @@ def _seconds(call: Step) -> float:
 def build_limit(task: Task) -> tuple[Step, dict[str, Any]]:
     """The matrix products of a model and nothing else: what no implementation can go below.
 
-    The four products of each block, with operands of the model's own shapes, one after the other in
-    the form that is fastest here: with the kernel as it is, a cache line wider, as `serving.fused`
-    writes those that collide, or on its side; in as many streams. Those of attention are left out.
+    The four products of each block, with operands of the model's own shapes and of the dtype that
+    an export computes in here, one after the other in the form that is fastest: with the kernel as
+    it is, a cache line wider, as `serving.fused` writes those that collide, or on its side; in as
+    many streams. Those of attention are left out.
 
     Args:
         task: of kind "limit".
@@ -208,7 +216,7 @@ def build_limit(task: Task) -> tuple[Step, dict[str, Any]]:
     tokens = task.batch_size * model._block_inputs[0].shape[1]
     width, hidden = model.hidden_dim, mlp.fc1.units
     shapes = [(width, 3 * width), (width, width), (width, hidden), (mlp.mlp_dim, width)]
-    depth, dtype = len(model.blocks), tf.as_dtype(task.dtype)
+    depth, dtype = len(model.blocks), tf.as_dtype(compute_dtype_for(task.dtype))
     streams = task.options["streams"] if task.options.get("streams") == task.threads else 1
     random = np.random.default_rng(0)
     with tf.Graph().as_default():

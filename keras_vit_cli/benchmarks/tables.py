@@ -9,6 +9,7 @@ from typing import Any
 
 from keras_vit_cli.benchmarks.contenders import LIMIT, OURS
 from keras_vit_cli.benchmarks.runner import Result
+from serving.processor import instructions
 
 _WIDTH = 118  # of the table where there is no terminal
 
@@ -69,12 +70,11 @@ def machine() -> dict[str, Any]:
     lines = info.read_text().splitlines() if info.exists() else []
     fields = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
     fields = {key.strip(): value.strip() for key, value in fields.items()}
-    flags = fields.get("flags", "").split()
     wanted = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
     return {
         "processor": fields.get("model name", platform.processor()),
         "cores": os.cpu_count(),
-        "instructions": [flag for flag in wanted if flag in flags],
+        "instructions": [flag for flag in wanted if flag in instructions()],
     }
 
 

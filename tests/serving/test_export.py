@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -16,6 +17,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 import keras_vit
 import serving.export
 from keras_vit.lora import add_lora
+from serving.card_file import load_card
 from serving.configuration.batching import BatchingParameters
 from serving.export import export_model, serving_copy
 from serving.export_check import CheckResult, check_export, check_images
@@ -302,14 +304,35 @@ def test_the_check_refuses_python_operations(tmp_path, model):
         check_export(tmp_path, model, "float32")
 
 
-def test_bfloat16(model, base, tmp_path):
+@pytest.mark.parametrize(
+    ("instructions", "compute_dtype", "tolerance"),
+    [("avx2 avx512_bf16", "bfloat16", 5e-2), ("avx2 avx512f", "float32", 5e-3)],
+)
+def test_bfloat16(model, base, tmp_path, monkeypatch, instructions, compute_dtype, tolerance):
+    """Weights are half as large in the file, and computed in what the processor is faster in."""
+    monkeypatch.setattr("serving.processor.instructions", lambda: {*instructions.split()})
     half = export_model(model, tmp_path, dtype="bfloat16")
+    assert half.compute_dtype == load_card(half.path)["compute_dtype"] == compute_dtype
+    assert load_card(half.path)["dtype"] == "bfloat16"
     variables = [
         path / "variables/variables.data-00000-of-00001" for path in (base / "1", half.path)
     ]
     sizes = [path.stat().st_size for path in variables]
     assert sizes[1] < 0.6 * sizes[0]
-    assert half.largest_difference < 5e-2
+    assert half.largest_difference < tolerance
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        tf.compat.v1.saved_model.load(session, ["serve"], str(half.path))
+        loaded = session.run(tf.compat.v1.global_variables())
+    for weight in loaded:
+        assert weight.dtype == compute_dtype
+        np.testing.assert_array_equal(weight, weight.astype(ml_dtypes.bfloat16))
+
+
+def test_the_dtype_of_the_computation_may_be_said(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("serving.processor.instructions", lambda: {"amx_bf16"})
+    float32 = export_model(model, tmp_path, dtype="bfloat16", compute_dtype="float32")
+    assert float32.compute_dtype == "float32"
+    assert float32.largest_difference < 5e-3
 
 
 def test_a_lora_model_is_exported_merged(model, tmp_path):
@@ -339,6 +362,10 @@ def test_wrong_arguments(model, tmp_path):
         export_model(model, tmp_path / "base", version=2**63)
     with pytest.raises(ValueError, match="dtype"):
         export_model(model, tmp_path / "base", dtype="float16")
+    with pytest.raises(ValueError, match="compute_dtype must be one of"):
+        export_model(model, tmp_path / "base", compute_dtype="float16")
+    with pytest.raises(ValueError, match="give dtype='bfloat16' with it"):
+        export_model(model, tmp_path / "base", compute_dtype="bfloat16")
     with pytest.raises(ValueError, match="top_k"):
         export_model(model, tmp_path / "base", top_k=0)
     assert not (tmp_path / "base").exists()

@@ -168,7 +168,9 @@ def test_the_optimiser_joins_what_it_can(tmp_path, dtype, weights, streams):
     options = {"pooling": "avg"}
     fresh = VisionTransformer(**{"image_size": 32, "patch_size": 8, **BASE, **options})
     model = make(options) if weights == "trained" else fresh
-    export = export_model(model, tmp_path, dtype=dtype, batch_sizes=[2], streams=streams)
+    export = export_model(
+        model, tmp_path, dtype=dtype, compute_dtype=dtype, batch_sizes=[2], streams=streams
+    )
     assert load_card(export.path)["streams"] == streams
     nodes = optimised_nodes(export.path)
     kernels = collections.Counter(node.op for node in nodes)
