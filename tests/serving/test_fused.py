@@ -84,15 +84,13 @@ def test_it_equals_the_model(options, streams):
     model = make(options)
     parts, given = fuse(model, streams=streams), images(model)
     spec = [tf.TensorSpec([None, *(model.image_size or (None, None)), 3])]
-    for function, expected in (
-        (parts.logits, model(given)),
-        (parts.representation, model.representation_model()(given)),
-        (parts.rollout, attention_rollout(model, given)),
-    ):
+    served = tf.function(
+        lambda x: (*parts.answer(x), parts.rollout(x)), input_signature=spec, autograph=False
+    )
+    assert not computed_operands(served.get_concrete_function().graph)
+    of_keras = model.representation_model()(given), model(given), attention_rollout(model, given)
+    for answer, expected in zip(served(given), of_keras, strict=True):
         scale = max(1.0, float(np.abs(expected).max()))
-        compiled = tf.function(function, input_signature=spec, autograph=False)
-        assert not computed_operands(compiled.get_concrete_function().graph)
-        answer = compiled(given)
         assert answer.shape == expected.shape
         np.testing.assert_allclose(answer / scale, expected / scale, atol=2e-5)
 

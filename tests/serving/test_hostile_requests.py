@@ -33,9 +33,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 @pytest.fixture(scope="module")
 def versions(tmp_path_factory):
-    """Three versions of a model, not published yet."""
+    """Versions of a model, not published yet; the third is the first again."""
     base = tmp_path_factory.mktemp("exports") / "animals"
-    return [export_model(animal_model(seed), base, batch_sizes=[1]).path for seed in range(3)]
+    one, two = (export_model(animal_model(seed), base, batch_sizes=[1]).path for seed in range(2))
+    return [one, two, one]
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -124,8 +125,9 @@ def answers_of(path, images):
 def test_no_request_is_lost_while_versions_come_and_go(versions, tmp_path, kind):
     rng = np.random.default_rng(2)
     good = list(hostile.samples(rng).values())
-    expected = {n: answers_of(path, good) for n, path in enumerate(versions, 1)}
-    assert expected[1] != expected[2] != expected[3]
+    one, two = (answers_of(path, good) for path in versions[:2])
+    expected = {1: one, 2: two, 3: one}
+    assert one != two
 
     base = tmp_path / "animals"
     shutil.copytree(versions[0], base / "1")

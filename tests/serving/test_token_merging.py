@@ -124,7 +124,7 @@ def test_models_whose_tokens_cannot_be_merged(options, words, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_export_with_merged_tokens(dtype, tmp_path, capsys):
-    model = VisionTransformer(32, 8, hidden_dim=16, depth=3, num_heads=2, num_classes=3)
+    model = VisionTransformer(32, 8, hidden_dim=16, depth=2, num_heads=2, num_classes=3)
     model.save(tmp_path / "model.keras")
     command = ["export", tmp_path / "model.keras", tmp_path / "served", "--token-merging", 2]
     main([*map(str, command), "--dtype", dtype, "--batch-sizes", "1"])

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import keras_vit
+from training.workdir import only_run
 
 RUNS = int(os.environ.get("KERAS_VIT_KILLED_RUNS", "1"))
 EPOCHS = 6
@@ -127,12 +128,8 @@ def test_a_run_that_is_told_to_stop_saves_first(uninterrupted, tmp_path):
 
 
 def test_two_runs_cannot_write_one_workdir(tmp_path):
-    first = start(tmp_path / "run")
-    wait_for(first, "epoch   1/")
-    first.send_signal(signal.SIGSTOP)  # or it is over before the second has begun
-    second = subprocess.run(command(tmp_path / "run"), capture_output=True, text=True)
-    first.kill()
-    first.communicate()
+    with only_run(tmp_path / "run"):
+        second = subprocess.run(command(tmp_path / "run"), capture_output=True, text=True)
     assert second.returncode == 1
     assert "Another run is writing" in second.stderr
 

@@ -107,7 +107,7 @@ def fit(model, source, callbacks, **options):
 
 
 def test_every_epoch_has_the_same_columns(tiny_model, digits):
-    model = tiny_model(num_classes=10)
+    model = tiny_model(num_classes=10, depth=1)
     probe = ProbeCallback(model, digits, every=3, shots=(1,))
     probed = [0, 0, 2, 3]  # the first, every third, and the last
     rows = Rows(model, digits)
@@ -120,7 +120,7 @@ def test_every_epoch_has_the_same_columns(tiny_model, digits):
 
 
 def test_a_run_that_goes_on_repeats_its_last_numbers(tiny_model, digits):
-    model = tiny_model(num_classes=10)
+    model = tiny_model(num_classes=10, depth=1)
     last = dict.fromkeys(NAMES, 0.123) | {"loss": 1.0}
     rows = Rows()
     probe = ProbeCallback(model, digits, every=5, shots=(1,), last=last)
@@ -135,7 +135,7 @@ def test_a_run_that_goes_on_repeats_its_last_numbers(tiny_model, digits):
 
 def test_the_rest_of_an_epoch_is_not_the_end_of_the_run(tiny_model, digits):
     last = {"knn_top1": 0.25, "knn_plain_top1": 0.125}
-    model = tiny_model(num_classes=10)
+    model = tiny_model(num_classes=10, depth=1)
     callback = ProbeCallback(model, digits, every=3, kinds=["knn"], epochs=6, last=last)
     callback.set_params({"epochs": 5})  # what is left of epoch 5 has a `fit` of its own
     logs = {}
@@ -148,7 +148,7 @@ def test_the_rest_of_an_epoch_is_not_the_end_of_the_run(tiny_model, digits):
 def test_probing_changes_no_weight(tiny_model, digits):
     weights = []
     for probing in (True, False):
-        model = tiny_model(num_classes=10, dropout_rate=0.1)
+        model = tiny_model(num_classes=10, depth=1, dropout_rate=0.1)
         keras.utils.set_random_seed(3)
         probe = ProbeCallback(model, digits, kinds=["knn"])
         fit(model, digits, [probe] if probing else [], epochs=2)
@@ -159,7 +159,7 @@ def test_probing_changes_no_weight(tiny_model, digits):
 
 def test_the_moving_average_is_judged_where_there_is_one(tiny_model, digits):
     """`TrainedModel.averaged_weights` puts it in the place of the weights for a while."""
-    model = tiny_model(num_classes=10)
+    model = tiny_model(num_classes=10, depth=1)
     weights = [np.asarray(variable) for variable in model.variables]
 
     class Averaged:
@@ -180,7 +180,7 @@ def test_the_moving_average_is_judged_where_there_is_one(tiny_model, digits):
 
 
 def test_wrong_arguments_show_before_training(tiny_model, digits):
-    model = tiny_model(num_classes=10)
+    model = tiny_model(num_classes=10, depth=1)
     for options, message in [
         ({"every": 0}, "1 epoch or more, not 0"),
         ({"kinds": ["svm"]}, "not svm"),
@@ -193,7 +193,7 @@ def test_wrong_arguments_show_before_training(tiny_model, digits):
 
 def test_the_same_line_is_told_once(tiny_model, digits):
     lines = []
-    model = tiny_model(num_classes=10)
+    model = tiny_model(num_classes=10, depth=1)
     callback = ProbeCallback(model, digits, kinds=["fewshot"], shots=[500], report=lines.append)
     for epoch in range(2):
         callback.on_epoch_end(epoch, {})

@@ -53,7 +53,7 @@ def quick():
         digits,
         epochs=3,
         batch_size=256,
-        model=dataclasses.replace(digits.model, hidden_dim=32, depth=2, dropout_rate=0.1),
+        model=dataclasses.replace(digits.model, hidden_dim=32, depth=1, dropout_rate=0.1),
         augmentation=dataclasses.replace(digits.augmentation, mixup=0.2, randaugment_layers=1),
         schedule=dataclasses.replace(digits.schedule, warmup_epochs=1.0),
     )

@@ -44,7 +44,7 @@ def run(strategy, optimizer, options, compile_options=None, use_ema=False):
     targets = np.eye(5, dtype="float32")[rng.integers(0, 5, EXAMPLES)]
     with strategy.scope():
         model = keras_vit.VisionTransformer(
-            16, 4, hidden_dim=16, depth=2, num_heads=2, num_classes=5
+            16, 4, hidden_dim=16, depth=1, num_heads=2, num_classes=5
         )
         for variable in model.trainable_variables:
             variable.assign(variable + 0.1 * rng.normal(size=variable.shape))
@@ -107,6 +107,9 @@ CASES = {
     ),
     "jit_compile_accumulation": lambda s: run(
         s, SGD, {"clip_norm": 0.05, "accumulation": 4, "jit_compile": True}
+    ),
+    "adamw_ema_jit_compile_accumulation": lambda s: run(
+        s, ADAMW, {"clip_norm": 0.05, "accumulation": 4, "jit_compile": True}, use_ema=True
     ),
 }
 
