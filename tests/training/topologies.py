@@ -99,17 +99,14 @@ CASES = {
     "steps_per_execution": lambda s: run(
         s, SGD, {"clip_norm": 0.05}, compile_options={"steps_per_execution": 3}
     ),
-    "gsam_steps_per_execution": lambda s: run(
+    "gsam_jit_compile_steps_per_execution": lambda s: run(
         s,
         SGD,
-        {"clip_norm": 0.05, "sharpness": _gsam()},
+        {"clip_norm": 0.05, "sharpness": _gsam(), "jit_compile": True},
         compile_options={"steps_per_execution": 3},
     ),
     "jit_compile_accumulation": lambda s: run(
         s, SGD, {"clip_norm": 0.05, "accumulation": 4, "jit_compile": True}
-    ),
-    "adamw_ema_jit_compile_accumulation": lambda s: run(
-        s, ADAMW, {"clip_norm": 0.05, "accumulation": 4, "jit_compile": True}, use_ema=True
     ),
 }
 
