@@ -70,11 +70,12 @@ def machine() -> dict[str, Any]:
     lines = info.read_text().splitlines() if info.exists() else []
     fields = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
     fields = {key.strip(): value.strip() for key, value in fields.items()}
+    present = instructions()
     wanted = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
     return {
         "processor": fields.get("model name", platform.processor()),
         "cores": os.cpu_count(),
-        "instructions": [flag for flag in wanted if flag in instructions()],
+        "instructions": [flag for flag in wanted if flag in present],
     }
 
 
